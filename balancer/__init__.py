@@ -1,0 +1,3 @@
+"""balancer: a Layer-7 (HTTP) load balancer."""
+
+__version__ = "0.1.0"

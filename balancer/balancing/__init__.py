@@ -1,0 +1,1 @@
+"""Which backend of a pool gets an attempt; pure."""

@@ -1,0 +1,82 @@
+"""A backend's live state and the table of loads that all workers share."""
+
+from collections.abc import MutableSequence, Sequence
+from typing import Any, NamedTuple
+
+
+class Address(NamedTuple):
+    """Where a backend is reached: an IP and port, or the path of a Unix socket (then host is "" and port 0)."""
+
+    host: str
+    port: int
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class LoadTable:
+    """Exchanges and tunnels in flight: one row per worker, one column per backend slot, one writer per cell.
+
+    `own` is this worker's row; `others` are read only. Rows are int64 views of shared memory in the daemon
+    and plain lists in tests. DESIGN section 4, shared memory.
+    """
+
+    __slots__ = ("others", "own")
+
+    def __init__(self, own: MutableSequence[int], others: Sequence[Sequence[int]] = ()) -> None:
+        self.own = own
+        self.others = others
+
+    def total(self, slot: int) -> int:
+        """In flight at the backend of `slot` from this machine. O(workers)."""
+        count = self.own[slot]
+        for row in self.others:
+            count += row[slot]
+        return count
+
+
+class BackendState:
+    """One server of a pool; its identity (pool, name, address) survives a reload.
+
+    `slot` is its column in the LoadTable. `connections` belongs to the proxy (its idle connections) and
+    `counters` to telemetry: this layer carries them and never looks inside.
+    """
+
+    __slots__ = (
+        "address",
+        "connections",
+        "counters",
+        "host",
+        "max_connections",
+        "name",
+        "pool",
+        "slot",
+        "weight",
+    )
+
+    def __init__(
+        self,
+        *,
+        pool: str,
+        name: str,
+        address: Address,
+        slot: int,
+        weight: int = 1,
+        max_connections: int | None = None,
+        host: str = "",
+    ) -> None:
+        self.pool = pool
+        self.name = name
+        self.address = address
+        self.slot = slot
+        self.weight = weight
+        self.max_connections = max_connections
+        self.host = host  # as written in the file, for Host and TLS server_name
+        self.connections: Any = None
+        self.counters: Any = None
+
+    def __repr__(self) -> str:
+        return f"<BackendState {self.pool}/{self.name} {self.address} slot={self.slot} weight={self.weight}>"

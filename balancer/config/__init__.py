@@ -1,0 +1,1 @@
+"""The configuration: its model, schema, loader and checks."""

@@ -1,0 +1,264 @@
+"""The configuration as plain frozen structures: what validation produces and what crosses to the workers.
+
+Units: durations are seconds (float), sizes bytes (int); `None` = off. Names are those of the YAML file.
+Nothing here validates: `schema` and `validate` do; a `Config` is right by construction.
+"""
+
+from typing import Literal
+
+import msgspec
+
+
+class Struct(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Base: immutable and keyword-only."""
+
+
+class Bind(Struct):
+    """One address to listen on: a TCP host and port, or a Unix socket path with its file mode."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+    mode: int = 0o666
+
+    @property
+    def text(self) -> str:
+        """As written in the file: `host:port`, `[v6]:port` or `unix:/path`."""
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Certificate(Struct):
+    """Paths of a PEM chain and its key."""
+
+    cert: str
+    key: str
+
+
+class ListenerTls(Struct):
+    """TLS towards clients. The first certificate is the one for unknown names."""
+
+    certificates: tuple[Certificate, ...]
+    min_version: Literal["1.2", "1.3"] = "1.2"
+    client_ca: str | None = None
+    client_auth: Literal["required", "optional"] = "required"
+
+
+class ListenerLimits(Struct):
+    """Bounds on what a client may send or hold."""
+
+    head_bytes: int = 64 * 1024
+    header_count: int = 100
+    uri_bytes: int = 8 * 1024
+    max_body: int | None = None
+    max_connections: int | None = None
+    max_connections_per_client: int | None = None
+    max_requests_per_connection: int = 10_000
+
+
+class ListenerTimeouts(Struct):
+    """`head` is absolute (slowloris); the others are idle times."""
+
+    head: float = 10.0
+    body_idle: float = 30.0
+    keepalive_idle: float = 75.0
+    send: float = 30.0
+
+
+class Listener(Struct):
+    """A bound address, or several, and what is served there."""
+
+    name: str
+    bind: tuple[Bind, ...]
+    tls: ListenerTls | None = None
+    trusted_proxies: tuple[str, ...] = ()
+    routes: tuple[str, ...] = ()  # names, in the order of the file's `routes`; always filled in
+    half_close: Literal["cancel", "allow"] = "cancel"
+    http10_keepalive: bool = False
+    forwarded: bool = False  # also send RFC 7239 Forwarded
+    limits: ListenerLimits = ListenerLimits()
+    timeouts: ListenerTimeouts = ListenerTimeouts()
+
+
+class Match(Struct):
+    """Every condition that is present must hold."""
+
+    hosts: tuple[str, ...] = ()  # lower case, no port, no trailing dot; "*.example.com" for any depth below
+    path: str | None = None
+    path_prefix: str | None = None  # on segment boundaries
+    path_regex: str | None = None  # matched whole (fullmatch) against the normalised path
+    methods: tuple[str, ...] = ()
+    headers: dict[str, str] = {}  # lower-case name -> exact value, "*" = present
+    query: dict[str, str] = {}  # name -> exact value, "*" = present
+    client: tuple[str, ...] = ()  # CIDRs
+
+
+class PoolAction(Struct, tag="pool"):
+    """Send to one pool."""
+
+    pool: str
+
+
+class SplitAction(Struct, tag="split"):
+    """Safe methods (GET, HEAD, OPTIONS) to `read`, every other to `write`."""
+
+    read: str
+    write: str
+
+
+class RedirectAction(Struct, tag="redirect"):
+    """Answer with a Location. `to` may hold {host}, {path} and {query}."""
+
+    to: str
+    status: int = 308
+
+
+class RespondAction(Struct, tag="respond"):
+    """Answer with fixed content."""
+
+    status: int = 200
+    body: str = ""
+    content_type: str = "text/plain; charset=utf-8"
+    headers: dict[str, str] = {}
+
+
+Action = PoolAction | SplitAction | RedirectAction | RespondAction
+
+
+class HeaderEdits(Struct):
+    """Applied in the order remove, set, add. Names as written."""
+
+    set: dict[str, str] = {}
+    add: dict[str, str] = {}
+    remove: tuple[str, ...] = ()
+
+
+class RouteHeaders(Struct):
+    """Edits of the request sent upstream and of the response sent downstream."""
+
+    request: HeaderEdits = HeaderEdits()
+    response: HeaderEdits = HeaderEdits()
+
+
+class Rewrite(Struct):
+    """`strip_prefix` is cut on a segment boundary; with `replace_prefix` its text stands there instead."""
+
+    strip_prefix: str
+    replace_prefix: str = ""
+
+
+class Route(Struct):
+    """match -> action."""
+
+    name: str
+    match: Match = Match()
+    action: Action
+    timeout: float | None = None
+    max_body: int | None = None
+    headers: RouteHeaders = RouteHeaders()
+    rewrite: Rewrite | None = None
+
+
+class PoolTls(Struct):
+    """TLS towards backends. `ca` None = the system's. `server_name` None = the backend's host as written."""
+
+    ca: str | None = None
+    server_name: str | None = None
+    verify: bool = True
+    cert: str | None = None
+    key: str | None = None
+
+
+class PoolTimeouts(Struct):
+    """Seconds; None = off."""
+
+    connect: float = 3.5
+    first_byte: float | None = 60.0
+    body_idle: float | None = 60.0
+
+
+class Keepalive(Struct):
+    """Idle upstream connections, per backend and worker."""
+
+    idle: float = 4.0
+    max_idle: int = 32
+    max_requests: int = 1000
+    max_age: float = 3600.0
+
+
+class Backend(Struct):
+    """One server as the file names it: host and port (an address or a name to resolve) or a Unix path."""
+
+    name: str
+    host: str = ""
+    port: int = 0
+    path: str = ""
+    weight: int = 1
+    max_connections: int | None = None
+
+
+StrategyName = Literal["round_robin", "random", "weighted", "weighted_random", "least_connections"]
+
+
+class Pool(Struct):
+    """A named group of backends."""
+
+    name: str
+    strategy: StrategyName = "round_robin"
+    host: str = "keep"  # keep | backend | a name
+    tls: PoolTls | None = None
+    backends: tuple[Backend, ...] = ()
+    timeouts: PoolTimeouts = PoolTimeouts()
+    keepalive: Keepalive = Keepalive()
+    tunnel_idle: float | None = 3600.0
+
+
+class Log(Struct):
+    """`access`: "stdout", "off" or a file's path."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["json", "console", "auto"] = "auto"
+    access: str = "stdout"
+
+
+class Admin(Struct):
+    """Where the admin API listens. `token_file` is required off loopback."""
+
+    bind: Bind = Bind(host="127.0.0.1", port=9901)
+    token_file: str | None = None
+    hosts: tuple[str, ...] = ()  # further Host values to accept
+
+
+class Config(Struct):
+    """The whole file."""
+
+    workers: int = 1  # `auto` is resolved to a number by validation
+    user: str | None = None
+    group: str | None = None
+    runtime_dir: str | None = None
+    via: str | None = "auto"  # pseudonym in Via; "auto" = derived from this machine; None = no Via
+    max_connections: int | None = None  # client connections of all workers; None = from the descriptor limit
+    log: Log = Log()
+    admin: Admin = Admin()
+    shutdown_delay: float = 5.0
+    shutdown_grace: float = 30.0
+    tunnel_grace: float = 60.0
+    listeners: tuple[Listener, ...]
+    routes: tuple[Route, ...]
+    pools: tuple[Pool, ...]
+
+
+class ResolvedBackend(Struct):
+    """One address of one backend, with the slot that the supervisor gave it; what workers build from.
+
+    `host` is the name or address as written; `address` is (ip, port, "") or ("", 0, unix path).
+    """
+
+    pool: str
+    name: str
+    host: str
+    address: tuple[str, int, str]
+    slot: int
+    weight: int = 1
+    max_connections: int | None = None

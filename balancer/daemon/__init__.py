@@ -1,0 +1,1 @@
+"""The processes: supervisor and workers; composition only."""

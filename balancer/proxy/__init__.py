@@ -1,0 +1,1 @@
+"""The data path: clients on one side, backends on the other."""

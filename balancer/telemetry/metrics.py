@@ -1,0 +1,112 @@
+"""Every metric family: name, kind, HELP text and labels. docs/metrics.md is checked against this table."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+# Seconds. Twelve buckets from 500 us to 10 s: finer than a client notices below, coarser than a timeout above.
+BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0)
+
+
+class Kind(StrEnum):
+    """How a family's cells are laid out and rendered."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    CODES = "codes"  # a counter with the label `code`
+    HISTOGRAM = "histogram"
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric family. `labels` leaves out the label `code` of CODES."""
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+FAMILIES: dict[str, Family] = {}
+
+
+def _family(name: str, kind: Kind, help_text: str, *labels: str) -> str:
+    FAMILIES[name] = Family(name, kind, help_text, labels)
+    return name
+
+
+REQUESTS = _family(
+    "balancer_requests_total",
+    Kind.CODES,
+    "Exchanges that ended, by class of the status sent; none = the client got no status.",
+    "listener",
+    "route",
+    "pool",
+)
+REQUEST_DURATION = _family(
+    "balancer_request_duration_seconds",
+    Kind.HISTOGRAM,
+    "From the end of the request head to the end of the response.",
+    "route",
+)
+TERMINATIONS = _family(
+    "balancer_terminations_total",
+    Kind.COUNTER,
+    "Exchanges and connections that ended other than well, by who ended them, when and why.",
+    "listener",
+    "ended_by",
+    "phase",
+    "reason",
+)
+BACKEND_REQUESTS = _family(
+    "balancer_backend_requests_total",
+    Kind.CODES,
+    "Attempts that ended, by class of the backend's status; none = no response head came.",
+    "pool",
+    "backend",
+)
+BACKEND_DURATION = _family(
+    "balancer_backend_duration_seconds",
+    Kind.HISTOGRAM,
+    "From the start of an attempt to its end.",
+    "pool",
+    "backend",
+)
+RETRIES = _family("balancer_retries_total", Kind.COUNTER, "Attempts after the first, by reason.", "pool", "reason")
+UPSTREAM_CONNECTIONS = _family(
+    "balancer_upstream_connections",
+    Kind.GAUGE,
+    "Connections to backends, by state: active or idle.",
+    "pool",
+    "backend",
+    "state",
+)
+UPSTREAM_CONNECTS = _family(
+    "balancer_upstream_connects_total",
+    Kind.COUNTER,
+    "Connections opened to backends, by result: ok, failed or timeout.",
+    "pool",
+    "backend",
+    "result",
+)
+STALE_CONNECTIONS = _family(
+    "balancer_stale_connections_total",
+    Kind.COUNTER,
+    "Reused connections that the backend had closed before it answered.",
+    "pool",
+)
+DOWNSTREAM_CONNECTIONS = _family(
+    "balancer_downstream_connections", Kind.GAUGE, "Client connections that are open.", "listener"
+)
+BYTES = _family(
+    "balancer_bytes_total",
+    Kind.COUNTER,
+    "Bytes from (in) and to (out) clients, heads included, TLS not.",
+    "listener",
+    "direction",
+)
+LIMIT_REJECTIONS = _family(
+    "balancer_limit_rejections_total", Kind.COUNTER, "Requests and connections refused by a limit.", "limit"
+)
+ACCESS_LOG_DROPPED = _family(
+    "balancer_access_log_dropped_total", Kind.COUNTER, "Access log lines dropped because their writer was behind."
+)

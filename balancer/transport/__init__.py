@@ -1,0 +1,1 @@
+"""Sockets, TLS, framed streams and timers, without policy."""
