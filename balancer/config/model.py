@@ -10,10 +10,10 @@ import msgspec
 
 
 class Struct(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Base: immutable and keyword-only."""
+    """Base: immutable and keyword-only; subclasses say so again, because type checkers do not inherit it."""
 
 
-class Bind(Struct):
+class Bind(Struct, frozen=True, kw_only=True):
     """One address to listen on: a TCP host and port, or a Unix socket path with its file mode."""
 
     host: str = ""
@@ -29,14 +29,14 @@ class Bind(Struct):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-class Certificate(Struct):
+class Certificate(Struct, frozen=True, kw_only=True):
     """Paths of a PEM chain and its key."""
 
     cert: str
     key: str
 
 
-class ListenerTls(Struct):
+class ListenerTls(Struct, frozen=True, kw_only=True):
     """TLS towards clients. The first certificate is the one for unknown names."""
 
     certificates: tuple[Certificate, ...]
@@ -45,7 +45,7 @@ class ListenerTls(Struct):
     client_auth: Literal["required", "optional"] = "required"
 
 
-class ListenerLimits(Struct):
+class ListenerLimits(Struct, frozen=True, kw_only=True):
     """Bounds on what a client may send or hold."""
 
     head_bytes: int = 64 * 1024
@@ -57,7 +57,7 @@ class ListenerLimits(Struct):
     max_requests_per_connection: int = 10_000
 
 
-class ListenerTimeouts(Struct):
+class ListenerTimeouts(Struct, frozen=True, kw_only=True):
     """`head` is absolute (slowloris); the others are idle times."""
 
     head: float = 10.0
@@ -66,7 +66,7 @@ class ListenerTimeouts(Struct):
     send: float = 30.0
 
 
-class Listener(Struct):
+class Listener(Struct, frozen=True, kw_only=True):
     """A bound address, or several, and what is served there."""
 
     name: str
@@ -81,7 +81,7 @@ class Listener(Struct):
     timeouts: ListenerTimeouts = ListenerTimeouts()
 
 
-class Match(Struct):
+class Match(Struct, frozen=True, kw_only=True):
     """Every condition that is present must hold."""
 
     hosts: tuple[str, ...] = ()  # lower case, no port, no trailing dot; "*.example.com" for any depth below
@@ -94,27 +94,27 @@ class Match(Struct):
     client: tuple[str, ...] = ()  # CIDRs
 
 
-class PoolAction(Struct, tag="pool"):
+class PoolAction(Struct, frozen=True, kw_only=True, tag="pool"):
     """Send to one pool."""
 
     pool: str
 
 
-class SplitAction(Struct, tag="split"):
+class SplitAction(Struct, frozen=True, kw_only=True, tag="split"):
     """Safe methods (GET, HEAD, OPTIONS) to `read`, every other to `write`."""
 
     read: str
     write: str
 
 
-class RedirectAction(Struct, tag="redirect"):
+class RedirectAction(Struct, frozen=True, kw_only=True, tag="redirect"):
     """Answer with a Location. `to` may hold {host}, {path} and {query}."""
 
     to: str
     status: int = 308
 
 
-class RespondAction(Struct, tag="respond"):
+class RespondAction(Struct, frozen=True, kw_only=True, tag="respond"):
     """Answer with fixed content."""
 
     status: int = 200
@@ -126,7 +126,7 @@ class RespondAction(Struct, tag="respond"):
 Action = PoolAction | SplitAction | RedirectAction | RespondAction
 
 
-class HeaderEdits(Struct):
+class HeaderEdits(Struct, frozen=True, kw_only=True):
     """Applied in the order remove, set, add. Names as written."""
 
     set: dict[str, str] = {}
@@ -134,21 +134,21 @@ class HeaderEdits(Struct):
     remove: tuple[str, ...] = ()
 
 
-class RouteHeaders(Struct):
+class RouteHeaders(Struct, frozen=True, kw_only=True):
     """Edits of the request sent upstream and of the response sent downstream."""
 
     request: HeaderEdits = HeaderEdits()
     response: HeaderEdits = HeaderEdits()
 
 
-class Rewrite(Struct):
+class Rewrite(Struct, frozen=True, kw_only=True):
     """`strip_prefix` is cut on a segment boundary; with `replace_prefix` its text stands there instead."""
 
     strip_prefix: str
     replace_prefix: str = ""
 
 
-class Route(Struct):
+class Route(Struct, frozen=True, kw_only=True):
     """match -> action."""
 
     name: str
@@ -160,7 +160,7 @@ class Route(Struct):
     rewrite: Rewrite | None = None
 
 
-class PoolTls(Struct):
+class PoolTls(Struct, frozen=True, kw_only=True):
     """TLS towards backends. `ca` None = the system's. `server_name` None = the backend's host as written."""
 
     ca: str | None = None
@@ -170,7 +170,7 @@ class PoolTls(Struct):
     key: str | None = None
 
 
-class PoolTimeouts(Struct):
+class PoolTimeouts(Struct, frozen=True, kw_only=True):
     """Seconds; None = off."""
 
     connect: float = 3.5
@@ -178,7 +178,7 @@ class PoolTimeouts(Struct):
     body_idle: float | None = 60.0
 
 
-class Keepalive(Struct):
+class Keepalive(Struct, frozen=True, kw_only=True):
     """Idle upstream connections, per backend and worker."""
 
     idle: float = 4.0
@@ -187,7 +187,7 @@ class Keepalive(Struct):
     max_age: float = 3600.0
 
 
-class Backend(Struct):
+class Backend(Struct, frozen=True, kw_only=True):
     """One server as the file names it: host and port (an address or a name to resolve) or a Unix path."""
 
     name: str
@@ -201,7 +201,7 @@ class Backend(Struct):
 StrategyName = Literal["round_robin", "random", "weighted", "weighted_random", "least_connections"]
 
 
-class Pool(Struct):
+class Pool(Struct, frozen=True, kw_only=True):
     """A named group of backends."""
 
     name: str
@@ -214,7 +214,7 @@ class Pool(Struct):
     tunnel_idle: float | None = 3600.0
 
 
-class Log(Struct):
+class Log(Struct, frozen=True, kw_only=True):
     """`access`: "stdout", "off" or a file's path."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -222,7 +222,7 @@ class Log(Struct):
     access: str = "stdout"
 
 
-class Admin(Struct):
+class Admin(Struct, frozen=True, kw_only=True):
     """Where the admin API listens. `token_file` is required off loopback."""
 
     bind: Bind = Bind(host="127.0.0.1", port=9901)
@@ -230,7 +230,7 @@ class Admin(Struct):
     hosts: tuple[str, ...] = ()  # further Host values to accept
 
 
-class Config(Struct):
+class Config(Struct, frozen=True, kw_only=True):
     """The whole file."""
 
     workers: int = 1  # `auto` is resolved to a number by validation
@@ -249,7 +249,7 @@ class Config(Struct):
     pools: tuple[Pool, ...]
 
 
-class ResolvedBackend(Struct):
+class ResolvedBackend(Struct, frozen=True, kw_only=True):
     """One address of one backend, with the slot that the supervisor gave it; what workers build from.
 
     `host` is the name or address as written; `address` is (ip, port, "") or ("", 0, unix path).

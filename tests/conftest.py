@@ -1,0 +1,27 @@
+"""What every test may use: real programs (`require_program`) and the root of the checkout (`project`)."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.programs import require_program as _require_program
+
+
+@pytest.fixture(scope="session")
+def require_program() -> Callable[[str], Path]:
+    """`require_program("nginx")` gives its path; without it the test is skipped, or fails when CI is set."""
+    return _require_program
+
+
+@pytest.fixture(scope="session")
+def project() -> Path:
+    """The root of the checkout."""
+    return Path(__file__).resolve().parent.parent
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """`@pytest.mark.real_part("nginx", "wrk")` asks for programs before the test starts."""
+    for marker in item.iter_markers("real_part"):
+        for name in marker.args:
+            _require_program(name)
