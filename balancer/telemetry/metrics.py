@@ -110,3 +110,43 @@ LIMIT_REJECTIONS = _family(
 ACCESS_LOG_DROPPED = _family(
     "balancer_access_log_dropped_total", Kind.COUNTER, "Access log lines dropped because their writer was behind."
 )
+
+# Set by the supervisor, which knows what no worker knows.
+BACKEND_IN_FLIGHT = _family(
+    "balancer_backend_in_flight",
+    Kind.GAUGE,
+    "Exchanges and tunnels in flight at a backend, all workers together.",
+    "pool",
+    "backend",
+)
+BACKEND_WEIGHT = _family(
+    "balancer_backend_weight", Kind.GAUGE, "A backend's weight as it is in use; 0 = no new traffic.", "pool", "backend"
+)
+WORKER_UP = _family("balancer_worker_up", Kind.GAUGE, "1 while a worker is ready, else 0.", "worker")
+WORKER_RESTARTS = _family(
+    "balancer_worker_restarts_total", Kind.COUNTER, "Workers started in the place of one that ended unasked."
+)
+LOOP_LAG = _family(
+    "balancer_loop_lag_seconds",
+    Kind.GAUGE,
+    "How late a worker's event loop ran a timer, the worst since the last report.",
+    "worker",
+)
+CONFIG_GENERATION = _family(
+    "balancer_config_generation", Kind.GAUGE, "Number of the configuration in use; every reload raises it."
+)
+BUILD_INFO = _family(
+    "balancer_build_info", Kind.GAUGE, "Always 1; the labels say what is running.", "version", "python"
+)
+
+# The supervisor's own process, under the names that every Prometheus client uses.
+PROCESS_START_TIME = _family(
+    "process_start_time_seconds", Kind.GAUGE, "When the supervisor started, in seconds since 1970 UTC."
+)
+PROCESS_CPU = _family(
+    "process_cpu_seconds_total", Kind.COUNTER, "User and system CPU time of the supervisor, in seconds."
+)
+PROCESS_RESIDENT = _family("process_resident_memory_bytes", Kind.GAUGE, "Resident memory of the supervisor.")
+PROCESS_VIRTUAL = _family("process_virtual_memory_bytes", Kind.GAUGE, "Virtual memory of the supervisor.")
+PROCESS_OPEN_FDS = _family("process_open_fds", Kind.GAUGE, "Descriptors that the supervisor has open.")
+PROCESS_MAX_FDS = _family("process_max_fds", Kind.GAUGE, "Descriptors that the supervisor may have open.")
