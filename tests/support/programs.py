@@ -11,7 +11,7 @@ PACKAGES = {
     "curl": "curl",
     "h2load": "nghttp2-client",
     "haproxy": "haproxy",
-    "nginx": "nginx-light",
+    "nginx": "nginx",
     "openssl": "openssl",
     "wrk": "wrk",
 }
