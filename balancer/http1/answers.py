@@ -127,12 +127,12 @@ def _default_body(status: int, *, json: bool, content_type: bytes) -> tuple[byte
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+"'
-# One member of Accept with its parameters, and what must follow it (RFC 9110 section 12.5.1).
+_PARAMETER = rb"(?:[qQ]=(?P<weight>" + _TOKEN + rb")|(?![qQ]=)" + _TOKEN + rb"=(?:" + _TOKEN + rb"|" + _QUOTED + rb"))"
+# One member of Accept and what must follow it (RFC 9110 section 12.5.1). Possessive: linear, whatever is sent.
 _member = re.compile(
-    rb"[ \t]*+(?:(?P<type>" + _TOKEN + rb")/(?P<subtype>" + _TOKEN + rb")"
-    rb"(?P<parameters>(?:[ \t]*+;[ \t]*+" + _TOKEN + rb"=(?:" + _TOKEN + rb"|" + _QUOTED + rb"))*+))?+[ \t]*+(?:,|\Z)"
+    rb"[ \t]*+(?:(?P<type>" + _TOKEN + rb")/(?P<subtype>" + _TOKEN + rb")(?:[ \t]*+;[ \t]*+" + _PARAMETER + rb")*+)?+"
+    rb"[ \t]*+(?:,|\Z)"
 ).match
-_weight = re.compile(rb"[ \t]*+;[ \t]*+[qQ]=([^; \t]*)[ \t]*+\Z").search
 _qvalue = re.compile(rb"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?").fullmatch
 
 
@@ -153,20 +153,12 @@ def prefers_json(accept: list[bytes]) -> bool:
             position = match.end()
             if match["type"] is None:
                 continue  # empty list members are legal (RFC 9110 section 5.6.1)
-            weight = _weight_of(match["parameters"])
-            if weight is None:
+            if match["weight"] is not None and _qvalue(match["weight"]) is None:
                 return False
+            weight = float(match["weight"] or 1)
             kind, subtype = match["type"].lower(), match["subtype"].lower()
             if kind == b"application" and (subtype == b"json" or subtype.endswith(b"+json")):
                 named = max(named, weight)
             elif kind in (b"text", b"*"):
                 others = max(others, weight)
     return named > 0 and named >= others
-
-
-def _weight_of(parameters: bytes) -> float | None:
-    """The q parameter, which comes last; 1 without one, None for a malformed one."""
-    match = _weight(parameters)
-    if match is None:
-        return 1.0
-    return float(match[1]) if _qvalue(match[1]) else None
