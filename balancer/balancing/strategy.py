@@ -15,7 +15,11 @@ class Strategy(Protocol):
 
     Who may be picked is decided outside: `rebuild` is given the eligible backends (weight 0 and drained ones
     are not among them) and `pick` a small set to leave out (already tried, or full). Not thread-safe.
+
+    `counts_attempts`: whether `started` and `finished` do anything; when False the caller may leave them out.
     """
+
+    counts_attempts: bool
 
     def rebuild(self, eligible: Sequence[BackendState], weights: Sequence[int]) -> None:
         """Take a new list of eligible backends with their weights (each >= 1), position for position."""

@@ -1,0 +1,107 @@
+"""Pools: who is eligible, limits, and why there was no pick."""
+
+from random import Random
+
+import pytest
+
+from balancer.balancing.backend import BackendState, LoadTable
+from balancer.balancing.pool import FULL_MET_MAX, PoolState, make_strategy
+from balancer.balancing.round_robin import RoundRobin
+from balancer.config.model import StrategyName
+from balancer.errors import POOL_EMPTY, POOL_FULL
+from tests.support.backends import make_backends, make_loads
+
+ALL: list[StrategyName] = ["round_robin", "random", "weighted", "weighted_random", "least_connections"]
+
+
+def pool_of(backends: list[BackendState], loads: LoadTable, name: StrategyName = "round_robin") -> PoolState:
+    return PoolState("p", make_strategy(name, loads, Random(3)), backends, loads)
+
+
+def pick(pool: PoolState, *exclude: BackendState, now: float = 0.0) -> BackendState | None:
+    return pool.pick(now=now, key=None, exclude=exclude, rng=Random(5))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_strategy_picks_only_backends_with_a_weight(name: StrategyName) -> None:
+    backends = make_backends([1, 0, 2])
+    pool = pool_of(backends, make_loads(3), name)
+    rng = Random(9)
+    picked = {pool.pick(now=0.0, key=None, exclude=(), rng=rng) for _ in range(60)}
+    assert picked == {backends[0], backends[2]}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_an_empty_pool_gives_none_and_says_so(name: StrategyName) -> None:
+    pool = pool_of(make_backends([0, 0]), make_loads(2), name)
+    assert pick(pool) is None
+    assert pool.explain(0.0) is POOL_EMPTY
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_full_backend_is_skipped_and_all_full_gives_none(name: StrategyName) -> None:
+    backends = make_backends([1, 1, 1], max_connections=2)
+    other_worker = [1, 0, 0]
+    loads = LoadTable([1, 0, 2], [other_worker])
+    pool = pool_of(backends, loads, name)
+    for _ in range(10):
+        assert pick(pool) is backends[1]
+    loads.own[1] = 2
+    assert pick(pool) is None
+    assert pool.explain(0.0) is POOL_FULL
+    loads.own[2] = 1
+    assert pick(pool) is backends[2]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_last_backend_with_room_among_many_full_ones_is_found(name: StrategyName) -> None:
+    count = 10 * FULL_MET_MAX
+    backends = make_backends([1] * count, max_connections=1)
+    loads = make_loads(count)
+    pool = pool_of(backends, loads, name)
+    for slot in range(count - 1):
+        loads.own[slot] = 1
+    for _ in range(5):
+        assert pick(pool) is backends[-1]
+    assert pick(pool, backends[-1]) is None
+
+
+def test_backends_without_a_limit_never_count_as_full() -> None:
+    backends = make_backends([1, 1])
+    backends[0].max_connections = 1
+    loads = LoadTable([7, 7])
+    pool = pool_of(backends, loads)
+    assert {pick(pool) for _ in range(4)} == {backends[1]}
+
+
+def test_without_limits_a_pick_is_the_strategys_own() -> None:
+    loads = make_loads(2)
+    strategy = RoundRobin()
+    pool = PoolState("p", strategy, make_backends([1, 1]), loads)
+    assert pool.pick == strategy.pick
+
+
+def test_rebuild_takes_changed_weights_and_limits() -> None:
+    a, b = make_backends([1, 1])
+    loads = LoadTable([5, 0])
+    pool = pool_of([a, b], loads)
+    b.weight = 0
+    pool.rebuild()
+    assert pool.eligible == (a,)
+    assert [pick(pool) for _ in range(3)] == [a, a, a]
+    a.max_connections = 5
+    pool.rebuild()
+    assert pick(pool) is None
+    assert pool.explain(0.0) is POOL_FULL
+
+
+def test_left_out_backends_stay_left_out_while_full_ones_are_skipped() -> None:
+    a, b, c = make_backends([1, 1, 1], max_connections=1)
+    pool = pool_of([a, b, c], LoadTable([1, 0, 0]))
+    assert {pick(pool, b) for _ in range(6)} == {c}
+
+
+def test_only_least_connections_asks_to_hear_of_attempts() -> None:
+    loads = make_loads(1)
+    wants = [name for name in ALL if pool_of(make_backends([1]), loads, name).counts_attempts]
+    assert wants == ["least_connections"]
