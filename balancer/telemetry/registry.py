@@ -6,13 +6,18 @@ HISTOGRAM: one cell per bound of BOUNDS, one for above, and the sum:
 `cells[bisect_left(BOUNDS, s)] += 1; cells[-1] += s`.
 """
 
+from collections.abc import Iterator
+
 import msgspec
 
 from balancer.telemetry.metrics import BOUNDS, FAMILIES, Kind
 
 Cells = list[float]
 
-_LENGTH = {Kind.COUNTER: 1, Kind.GAUGE: 1, Kind.CODES: 6, Kind.HISTOGRAM: len(BOUNDS) + 2}
+CELL_COUNTS = {Kind.COUNTER: 1, Kind.GAUGE: 1, Kind.CODES: 6, Kind.HISTOGRAM: len(BOUNDS) + 2}
+
+# Lists looked at before the loop gets a turn: a millisecond or two.
+SLICE = 1000
 
 
 class Sample(msgspec.Struct, frozen=True, array_like=True):
@@ -35,21 +40,34 @@ class Registry:
         key = (family, labels)
         found = self._cells.get(key)
         if found is None:
-            found = self._cells[key] = [0] * _LENGTH[FAMILIES[family].kind]
+            found = self._cells[key] = [0] * CELL_COUNTS[FAMILIES[family].kind]
         return found
 
     def changes(self) -> list[Sample]:
         """What changed since the last call; gauges as they are now. O(lists)."""
-        samples = []
-        for key, cells in self._cells.items():
-            family, labels = key
-            told = self._told.get(key)
-            if told == cells:
-                continue
-            if FAMILIES[family].kind is Kind.GAUGE or told is None:
-                values = list(cells)
-            else:
-                values = [now - before for now, before in zip(cells, told, strict=True)]
+        return [sample for part in self.changes_in_slices() for sample in part]
+
+    def changes_in_slices(self, size: int = SLICE) -> Iterator[list[Sample]]:
+        """The same, after every `size` lists a part (it may be empty), for a loop that must not stall.
+
+        What a part holds counts as told once it was yielded: send it, whatever comes of the rest.
+        """
+        keys = list(self._cells)
+        for start in range(0, len(keys), size):
+            yield [sample for key in keys[start : start + size] if (sample := self._change(key)) is not None]
+
+    def _change(self, key: tuple[str, tuple[str, ...]]) -> Sample | None:
+        cells = self._cells[key]
+        told = self._told.get(key)
+        if told == cells:
+            return None
+        family, labels = key
+        if told is None:
             self._told[key] = list(cells)
-            samples.append(Sample(family, labels, values))
-        return samples
+            return Sample(family, labels, list(cells))
+        if FAMILIES[family].kind is Kind.GAUGE:
+            values = list(cells)
+        else:
+            values = [now - before for now, before in zip(cells, told, strict=True)]
+        told[:] = cells
+        return Sample(family, labels, values)
