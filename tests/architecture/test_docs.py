@@ -1,0 +1,165 @@
+"""Documents against the code: links, paths, commands, terms, configuration keys and the shape of the pages."""
+
+import re
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import click
+import pytest
+
+from balancer.cli.main import _COMMANDS, main
+from balancer.config.load import load
+
+PROJECT = Path(__file__).resolve().parent.parent.parent
+PAGES = sorted(
+    [*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md"), *(PROJECT / "loadtest").rglob("*.md")]
+    + [*(PROJECT / "config").rglob("*.md"), *(PROJECT / "tests").rglob("*.md")]
+)
+DECISIONS = sorted((PROJECT / "docs" / "decisions").glob("[0-9]*.md"))
+
+# The words that the project fixed; the glossary must have each, as a row or in a list.
+TERMS = """
+listener route pool backend strategy downstream upstream exchange attempt outcome drain snapshot generation slot
+supervisor worker member cluster voter learner term revision lease TTL lock election campaign watch ejection
+""".split()
+PHRASES = (
+    "health check",
+    "outlier detection",
+    "panic threshold",
+    "retry budget",
+    "slow start",
+    "log entry",
+    "commit index",
+    "read index",
+    "fencing token",
+)
+
+# Written by a reader or made at run time, so not in the tree.
+NOT_IN_THE_TREE = ("balancer.yaml", ".venv", "/")
+
+
+def label(path: Path) -> str:
+    """A page's path from the root."""
+    return path.relative_to(PROJECT).as_posix()
+
+
+def without_code(text: str) -> str:
+    """The text without fenced blocks."""
+    return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(text: str) -> set[str]:
+    """GitHub's anchors of a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", without_code(text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def fenced(text: str, language: str) -> list[str]:
+    """The fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def command_lines(text: str) -> Iterator[list[str]]:
+    """The words of every `balancer ...` call, in shell blocks and in code type."""
+    lines = [line for block in fenced(text, "(?:sh|console|bash)") for line in block.splitlines()]
+    lines += re.findall(r"`((?:[\w./]*/)?balancer [^`\n]+)`", without_code(text))
+    for line in lines:
+        for part in re.split(r"&&|\|\||;|(?<!\w)#", line):
+            found = re.match(r"\s*(?:\$ )?(?:[\w./]*/)?balancer\s+(.*)", part)
+            if found:
+                yield found[1].split()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=label)
+def test_links_lead_somewhere(page: Path) -> None:
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_code(page.read_text(encoding="utf-8"))):
+        if re.match(r"[a-z]+:", target):
+            continue  # the network is not asked in tests
+        path, _, anchor = target.partition("#")
+        there = (page.parent / path).resolve() if path else page
+        if not there.exists() or (anchor and anchor not in anchors(there.read_text(encoding="utf-8"))):
+            broken.append(target)
+    assert broken == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=label)
+def test_paths_that_are_named_exist(page: Path) -> None:
+    text = without_code(page.read_text(encoding="utf-8"))
+    named = re.findall(r"`((?:balancer|config|docs|loadtest|tests)/[\w./-]*)`", text)
+    assert [path for path in named if not (PROJECT / path).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=label)
+def test_commands_that_are_named_exist_with_their_options(page: Path) -> None:
+    wrong = []
+    for words in command_lines(page.read_text(encoding="utf-8")):
+        name = words[0].strip("`")
+        if name.startswith("-") or name.isupper():
+            continue
+        if name not in _COMMANDS:
+            wrong.append(name)
+            continue
+        command = import_module(_COMMANDS[name]).command
+        context = click.Context(command, parent=click.Context(main))
+        known = {option for parameter in command.get_params(context) for option in parameter.opts} | {"-h"}
+        given = {word.strip("[]").partition("=")[0] for word in words[1:] if word.strip("[]").startswith("-")}
+        wrong += [f"{name} {option}" for option in given - known]
+    assert wrong == []
+
+
+def test_the_readme_names_every_command() -> None:
+    text = (PROJECT / "README.md").read_text(encoding="utf-8")
+    assert {words[0] for words in command_lines(text)} >= _COMMANDS.keys()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=label)
+def test_yaml_examples_are_good_configurations(page: Path) -> None:
+    """A block with listeners is a whole file; any other is a part, and stands in for that key of a whole file."""
+    for block in fenced(page.read_text(encoding="utf-8"), "yaml"):
+        whole = block if re.search(r"^listeners:", block, re.MULTILINE) else completed(block)
+        config, problems = load(whole, f"{label(page)} (yaml)", {})
+        assert [str(problem) for problem in problems if not problem.warning] == [], whole
+        assert config is not None
+
+
+def completed(part: str) -> str:
+    """A part of a file, with what it lacks to be one."""
+    rest = {
+        "listeners": 'listeners: {web: {bind: "127.0.0.1:8080"}}\n',
+        "routes": "routes: [{name: all, respond: {status: 204}}]\n",
+        "pools": 'pools: {web: {backends: ["127.0.0.1:9001"]}}\n',
+    }
+    return part + "".join(text for key, text in rest.items() if not re.search(rf"^{key}:", part, re.MULTILINE))
+
+
+@pytest.mark.parametrize("term", [*TERMS, *PHRASES])
+def test_the_glossary_has_the_word(term: str) -> None:
+    text = (PROJECT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    assert re.search(rf"(^\| {term} \||\b{term}[,.])", text, re.MULTILINE), f"{term} is missing"
+
+
+@pytest.mark.parametrize("page", DECISIONS, ids=label)
+def test_a_decision_has_its_four_parts_and_its_number(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == ["Context", "Decision", "Alternatives", "Consequences"]
+    assert text.startswith(f"# {page.name[:4]}: ")
+
+
+def test_decisions_are_numbered_without_a_gap_and_listed() -> None:
+    assert [int(page.name[:4]) for page in DECISIONS] == list(range(1, len(DECISIONS) + 1))
+    index = (PROJECT / "docs" / "decisions" / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"\((\d{4}-[\w-]+\.md)\)", index) == [page.name for page in DECISIONS]
+
+
+def test_the_changelog_has_what_is_not_released_yet_first() -> None:
+    text = (PROJECT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## \[?(\w+)", text, re.MULTILINE)[0] == "Unreleased"
+    kinds = set(re.findall(r"^### (\w+)", text, re.MULTILINE))
+    assert kinds <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=label)
+def test_nothing_is_put_off(page: Path) -> None:
+    assert re.findall(r"\b(?:TODO|FIXME|TBD|XXX)\b", page.read_text(encoding="utf-8")) == []
