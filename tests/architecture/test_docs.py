@@ -12,17 +12,42 @@ from balancer.cli.main import _COMMANDS, main
 from balancer.config.load import load
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
-PAGES = sorted(
-    [*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md"), *(PROJECT / "loadtest").rglob("*.md")]
-    + [*(PROJECT / "config").rglob("*.md"), *(PROJECT / "tests").rglob("*.md")]
-)
+_FOLDERS = ("docs", "config", "loadtest", "tests")
+PAGES = sorted([*PROJECT.glob("*.md"), *(page for folder in _FOLDERS for page in (PROJECT / folder).rglob("*.md"))])
 DECISIONS = sorted((PROJECT / "docs" / "decisions").glob("[0-9]*.md"))
 
 # The words that the project fixed; the glossary must have each, as a row or in a list.
-TERMS = """
-listener route pool backend strategy downstream upstream exchange attempt outcome drain snapshot generation slot
-supervisor worker member cluster voter learner term revision lease TTL lock election campaign watch ejection
-""".split()
+TERMS = (
+    "listener",
+    "route",
+    "pool",
+    "backend",
+    "strategy",
+    "downstream",
+    "upstream",
+    "exchange",
+    "attempt",
+    "outcome",
+    "drain",
+    "snapshot",
+    "generation",
+    "slot",
+    "supervisor",
+    "worker",
+    "member",
+    "cluster",
+    "voter",
+    "learner",
+    "term",
+    "revision",
+    "lease",
+    "TTL",
+    "lock",
+    "election",
+    "campaign",
+    "watch",
+    "ejection",
+)
 PHRASES = (
     "health check",
     "outlier detection",
@@ -34,9 +59,6 @@ PHRASES = (
     "read index",
     "fencing token",
 )
-
-# Written by a reader or made at run time, so not in the tree.
-NOT_IN_THE_TREE = ("balancer.yaml", ".venv", "/")
 
 
 def label(path: Path) -> str:
