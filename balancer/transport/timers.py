@@ -103,7 +103,7 @@ class TimerWheel:
     def start(self, loop: Loop) -> None:
         """Let `loop` drive the wheel from now on."""
         self._loop = loop
-        if len(self):
+        if len(self) and self._timer is None:
             self._arm(loop)
 
     def stop(self) -> None:
