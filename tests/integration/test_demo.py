@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-START_SECONDS = 45.0
 END_SECONDS = 20.0
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
