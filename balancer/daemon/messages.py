@@ -1,0 +1,159 @@
+"""What the supervisor and a worker say to each other. One union, so that a channel needs no sense of direction.
+
+A request is answered by: Prepare -> Prepared | Refused; Commit, Listen, Unlisten, Drain -> Done | Refused;
+PullCounters -> Counters; Ping -> Pong. Hello, Ready and pushed Counters are told without being asked.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from balancer.config.model import Bind, Config, ResolvedBackend
+from balancer.telemetry.registry import Sample
+
+PROTOCOL_VERSION = 1
+
+
+class Struct(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """Base: immutable, told apart by the class's name."""
+
+
+class Hello(Struct, frozen=True, tag=True):
+    """Worker: I am here and speak this version."""
+
+    version: int
+    worker: int
+    pid: int
+
+
+class Ready(Struct, frozen=True, tag=True):
+    """Worker: I listen, and hold this generation."""
+
+    generation: int
+
+
+class Prepare(Struct, frozen=True, tag=True):
+    """Build this generation beside the one in use. `files` holds the TLS files by their path in the config."""
+
+    generation: int
+    config: Config
+    backends: tuple[ResolvedBackend, ...]
+    files: dict[str, bytes] = {}
+
+
+class Prepared(Struct, frozen=True, tag=True):
+    """Worker: built; Commit would take it into use."""
+
+    generation: int
+
+
+class Refused(Struct, frozen=True, tag=True):
+    """Worker: it cannot be done, and why, one text per problem."""
+
+    errors: tuple[str, ...]
+
+
+class Commit(Struct, frozen=True, tag=True):
+    """Take the prepared generation into use."""
+
+    generation: int
+
+
+class Abort(Struct, frozen=True, tag=True):
+    """Forget the prepared generation."""
+
+    generation: int
+
+
+class Done(Struct, frozen=True, tag=True):
+    """Worker: what was asked is done."""
+
+
+class BackendState(Struct, frozen=True, tag=True):
+    """One backend by its slot, and whether it may get new work."""
+
+    slot: int
+    usable: bool
+
+
+class BackendStates(Struct, frozen=True, tag=True):
+    """States that changed. `epoch` rises by one per message; a worker is Ready only with the current one."""
+
+    epoch: int
+    changes: tuple[BackendState, ...]
+
+
+class PullCounters(Struct, frozen=True, tag=True):
+    """Tell what changed since you last told."""
+
+
+class Counters(Struct, frozen=True, tag=True):
+    """Worker: differences of counters, values of gauges."""
+
+    samples: list[Sample]
+
+
+class Listen(Struct, frozen=True, tag=True):
+    """Serve `listener` on the socket whose descriptor comes along. `key` is its name from now on."""
+
+    key: int
+    listener: str
+    bind: Bind
+
+
+class Unlisten(Struct, frozen=True, tag=True):
+    """Stop accepting on these sockets and close your descriptors; what they have accepted stays."""
+
+    keys: tuple[int, ...]
+
+
+class ReopenLogs(Struct, frozen=True, tag=True):
+    """Open log files anew (they were rotated)."""
+
+
+class LogLevel(Struct, frozen=True, tag=True):
+    """Log from this level on."""
+
+    level: Literal["debug", "info", "warning", "error"]
+
+
+class Drain(Struct, frozen=True, tag=True):
+    """One phase of the shutdown: say goodbye in every answer; stop listening; finish and exit."""
+
+    phase: Literal["announce", "stop_listening", "finish"]
+    grace: float = 0.0
+    tunnel_grace: float = 0.0
+
+
+class Ping(Struct, frozen=True, tag=True):
+    """Are you alive?"""
+
+
+class Pong(Struct, frozen=True, tag=True):
+    """Worker: alive. Seconds: `loop_lag` is the worst since the last Pong, `last_accept` on the monotonic clock."""
+
+    loop_lag: float
+    last_accept: float
+    in_flight: int
+
+
+Message = (
+    Hello
+    | Ready
+    | Prepare
+    | Prepared
+    | Refused
+    | Commit
+    | Abort
+    | Done
+    | BackendStates
+    | PullCounters
+    | Counters
+    | Listen
+    | Unlisten
+    | ReopenLogs
+    | LogLevel
+    | Drain
+    | Ping
+    | Pong
+)

@@ -1,0 +1,102 @@
+"""Backends' host names to addresses, in threads, never fatal: a name that does not resolve gives a warning."""
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from balancer.config.model import Backend, Config, ResolvedBackend
+from balancer.daemon.shared_memory import Identity, SlotAllocator
+
+RESOLVE_TIMEOUT = 5.0  # libc's own default is 5 s a server; the start must not hang on a dead name server longer
+AT_ONCE = 16  # names looked up at the same time: each holds a thread
+
+Address = tuple[str, int, str]  # ip, port, "" or "", 0, path: ResolvedBackend.address
+Lookup = Callable[[str], Awaitable[Sequence[str]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """What each backend's addresses are, position for position with the pools' backends, and what went wrong."""
+
+    addresses: dict[tuple[str, str], tuple[Address, ...]]  # (pool, backend name) ->
+    warnings: tuple[str, ...]
+
+
+async def look_up(host: str) -> Sequence[str]:
+    """All IP addresses of a name by the system's resolver. Raises OSError."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return [str(entry[4][0]) for entry in found]
+
+
+async def resolve(config: Config, lookup: Lookup = look_up, *, timeout: float = RESOLVE_TIMEOUT) -> Resolution:
+    """Addresses of every backend of `config`; each name is looked up once. Takes at most about `timeout` seconds."""
+    names = dict.fromkeys(backend.host for pool in config.pools for backend in pool.backends if _is_name(backend))
+    found: dict[str, tuple[str, ...]] = {}
+    warnings: list[str] = []
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def one(name: str) -> None:
+        async with gate:
+            try:
+                found[name] = tuple(dict.fromkeys(await lookup(name)))
+            except OSError as error:
+                warnings.append(f"{name} does not resolve ({error.strerror or error}); its backends get no traffic")
+
+    tasks = {name: asyncio.ensure_future(one(name)) for name in names}
+    if tasks:
+        _, late = await asyncio.wait(tasks.values(), timeout=timeout)
+        for name, task in tasks.items():
+            if task in late:
+                task.cancel()
+                warnings.append(f"{name} was not resolved within {timeout:g} s; its backends get no traffic")
+            else:
+                task.result()
+    addresses = {
+        (pool.name, backend.name): _addresses(backend, found) for pool in config.pools for backend in pool.backends
+    }
+    return Resolution(addresses, tuple(warnings))
+
+
+def with_slots(
+    config: Config, resolution: Resolution, slots: SlotAllocator, generation: int
+) -> tuple[ResolvedBackend, ...]:
+    """The backends as the workers get them, one per address, each with its column. Raises SlotsExhaustedError."""
+    rows: list[tuple[str, Backend, Address]] = [
+        (pool.name, backend, address)
+        for pool in config.pools
+        for backend in pool.backends
+        for address in resolution.addresses[pool.name, backend.name]
+    ]
+    identities: list[Identity] = [(pool, backend.name, address) for pool, backend, address in rows]
+    return tuple(
+        ResolvedBackend(
+            pool=pool,
+            name=backend.name,
+            host=backend.host,
+            address=address,
+            slot=slot,
+            weight=backend.weight,
+            max_connections=backend.max_connections,
+        )
+        for (pool, backend, address), slot in zip(rows, slots.take(generation, identities), strict=True)
+    )
+
+
+def _is_name(backend: Backend) -> bool:
+    if backend.path:
+        return False
+    try:
+        ipaddress.ip_address(backend.host)
+    except ValueError:
+        return True
+    return False
+
+
+def _addresses(backend: Backend, found: dict[str, tuple[str, ...]]) -> tuple[Address, ...]:
+    if backend.path:
+        return (("", 0, backend.path),)
+    hosts = found.get(backend.host, ()) if _is_name(backend) else (backend.host,)
+    return tuple((host, backend.port, "") for host in hosts)
