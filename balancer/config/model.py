@@ -126,6 +126,21 @@ class RespondAction(Struct, frozen=True, kw_only=True, tag="respond"):
 Action = PoolAction | SplitAction | RedirectAction | RespondAction
 
 
+UNEDITABLE_FIELDS = (
+    "connection",
+    "content-length",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+)
+"""Fields that decide where a message ends or belong to one connection (RFC 9110 section 7.6.1): no edit of these."""
+SET_ONLY_FIELDS = ("host",)
+"""Fields of which a request has exactly one (RFC 9112 section 3.2): they are set, never added or removed."""
+
+
 class HeaderEdits(Struct, frozen=True, kw_only=True):
     """Applied in the order remove, set, add. Names as written."""
 

@@ -1,0 +1,150 @@
+"""From the text of a configuration file to a `Config`, or to every problem that it has.
+
+Nothing is read here but the arguments: the file and the environment are the caller's.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from balancer.config import model, schema
+from balancer.config.convert import convert
+from balancer.config.fields import described, did_you_mean
+from balancer.config.scalars import shown
+from balancer.config.schema_base import model_at
+from balancer.config.source import KEY, Path, Source
+from balancer.config.validate import check
+from balancer.config.yaml_nodes import PROBLEMS_MAX, WHOLE_FILE, compose
+from balancer.errors import ConfigError, Problem
+
+_ROUNDS_MAX = 10  # each round takes out at least one level of what is wrong; the schema is 7 deep
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration that is right, and what is doubtful about it."""
+
+    config: model.Config
+    warnings: list[Problem]
+    source: Source  # for further problems with positions, such as a file that is named and missing
+
+
+def load(text: bytes, name: str, environ: Mapping[str, str], *, cores: int = 1, base: str = "") -> Loaded:
+    """The configuration in `text`; `name` stands in its problems.
+
+    `environ` fills `${NAME}`, `cores` is what `workers: auto` means, and relative paths are taken from the folder
+    `base`. Raises ConfigError with all problems, warnings included, in the order of the file.
+    """
+    source = Source(compose(text, name), name, environ)
+    file = _parse(source)
+    problems = list(source.problems)
+    if file is not None:
+        problems += check(file, source, base)
+    problems = _ordered(problems)
+    if file is None or any(not problem.warning for problem in problems):
+        raise ConfigError(_bounded(problems))
+    return Loaded(convert(file, cores, base), problems[:PROBLEMS_MAX], source)
+
+
+def _ordered(problems: Iterable[Problem]) -> list[Problem]:
+    """In the order of the file, each once (an alias may show the same one twice)."""
+    return sorted(dict.fromkeys(problems), key=lambda problem: (problem.line, problem.column))
+
+
+def _bounded(problems: list[Problem]) -> list[Problem]:
+    if len(problems) <= PROBLEMS_MAX:
+        return problems
+    last = problems[PROBLEMS_MAX - 1]
+    rest = len(problems) - PROBLEMS_MAX
+    more = Problem(last.file, last.line, last.column, WHOLE_FILE, f"and {rest:,} more problems; solve these first")
+    return [*problems[:PROBLEMS_MAX], more]
+
+
+def _parse(source: Source) -> schema.File | None:
+    """The file as the schema sees it, without the parts that are wrong, so that the rest can be checked too.
+
+    Problems go to `source.problems`. None when nothing is left. A part is dropped where an error points; what
+    lacks a key because of that is dropped next, silently.
+    """
+    for round_number in range(_ROUNDS_MAX):
+        data = source.data()
+        if not isinstance(data, dict):
+            source.problems.append(source.problem((), f"the file must be a mapping of keys, not {described(data)}"))
+            return None
+        try:
+            return schema.File.model_validate(data)
+        except ValidationError as error:
+            details = error.errors(include_url=False, include_context=True)
+        if round_number == 0:
+            source.problems += [_explained(detail, source) for detail in details[:PROBLEMS_MAX]]
+        else:
+            details = [detail for detail in details if detail["type"] == "missing"] or details
+        if not all([_dropped(detail, source) for detail in details]):
+            return None
+    return None
+
+
+def _dropped(detail: ErrorDetails, source: Source) -> bool:
+    """Whether the part that `detail` points at could be dropped; the whole file cannot."""
+    path: Path = detail["loc"]
+    if path[-1:] == (KEY,):
+        path = path[:-1]
+    if detail["type"] == "missing":
+        path = path[:-1]
+    if not path:
+        return False
+    source.drop(path)
+    return True
+
+
+def _explained(detail: ErrorDetails, source: Source) -> Problem:
+    """One error of the schema in our words, at its place."""
+    path: Path = detail["loc"]
+    kind = detail["type"]
+    value = detail["input"]
+    if kind == "value_error":
+        return source.problem(path, str(detail["ctx"]["error"]))
+    if kind == "extra_forbidden":
+        return source.unknown_key(path, _unknown_key(path))
+    if kind == "missing":
+        return source.problem(path[:-1], _missing(path), missing=str(path[-1]))
+    if kind in ("model_type", "dict_type", "model_attributes_type"):
+        return source.problem(path, f"{described(value)} stands where a mapping of keys is due{_example(path)}")
+    if kind == "list_type":
+        return source.problem(path, f"{described(value)} stands where a list is due; write [{_item(value)}]")
+    return source.problem(path, detail["msg"])
+
+
+def _item(value: object) -> str:
+    return str(value) if isinstance(value, str) else "..."
+
+
+def _example(path: Path) -> str:
+    """What a mapping at `path` may hold, for a message."""
+    found = model_at(schema.File, path)
+    if found is None:
+        return ""
+    return f"; its keys are {', '.join(found.model_fields)}"
+
+
+def _missing(path: Path) -> str:
+    parent = model_at(schema.File, path[:-1])
+    assert parent is not None and isinstance(path[-1], str)  # only models have keys that can be missing
+    field = parent.model_fields[path[-1]]
+    example = f"; write for example {path[-1]}: {field.examples[0]}" if field.examples else ""
+    return f"is missing: {(field.description or '').partition('.')[0].lower()}{example}"
+
+
+def _unknown_key(path: Path) -> str:
+    key = str(path[-1])
+    if any(_matches(pattern, path) for pattern in schema.LATER):
+        return f"{key} is not supported yet; remove it"
+    parent = model_at(schema.File, path[:-1])
+    names = list(parent.model_fields) if parent is not None else []
+    return f"unknown key {shown(key)}; {did_you_mean(key, names)}"
+
+
+def _matches(pattern: tuple[str, ...], path: Path) -> bool:
+    return len(pattern) == len(path) and all(want in ("*", step) for want, step in zip(pattern, path, strict=True))

@@ -1,0 +1,163 @@
+"""The schema of the configuration file: what may stand in it, its defaults, and the reason for each default.
+
+Pydantic models, used while a file is checked and for the JSON Schema; `validate` turns them into the plain
+structures of `model`. Defaults are written as a user would write them.
+"""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from balancer.config import addresses
+from balancer.config.fields import (
+    FilePath,
+    Host,
+    Mode,
+    Name,
+    choice,
+    duration,
+    integer,
+    integer_or_off,
+    of,
+)
+from balancer.config.schema_base import Base
+from balancer.config.schema_pools import Pool
+from balancer.config.schema_traffic import BindForm, Listener, Route
+
+
+def _workers(text: str) -> int | str:
+    return text if text == "auto" else integer(1, 256).parse(text)
+
+
+def _access(text: str) -> str:
+    if text in ("stdout", "off") or "/" in text or "." in text:
+        return text
+    raise ValueError(f"`{text}` is not possible; write stdout, off, or the path of a file such as ./access.log")
+
+
+def _via(text: str) -> str | None:
+    return None if text == "off" else addresses.header_name(text)
+
+
+class Log(Base):
+    """What is logged, and how."""
+
+    level: Annotated[str, choice("debug", "info", "warning", "error")] = Field(
+        "info",
+        description="The least important events that are logged. info: changes of state, never one line per request.",
+    )
+    format: Annotated[str, choice("json", "console", "auto")] = Field(
+        "auto",
+        description="How events are written. auto: console on a terminal, JSON elsewhere, so that both are read.",
+    )
+    access: Annotated[str, of("stdout, off or a path", _access)] = Field(
+        "stdout",
+        description="Where the access log goes, one line per exchange. stdout: what a service manager collects; "
+        "off costs nothing per request.",
+    )
+
+
+class Admin(Base):
+    """The address of the admin API: metrics, readiness, state."""
+
+    bind: BindForm = Field(
+        default_factory=lambda: BindForm(address="127.0.0.1:9901"),
+        description="Address to listen on: host:port, [v6]:port, unix:/path, or {path, mode}. 127.0.0.1:9901: "
+        "metrics and controls are nobody's business off this machine. A Unix socket gets mode 0600.",
+        json_schema_extra={"shown_default": "127.0.0.1:9901"},
+    )
+    token_file: FilePath | None = Field(
+        None,
+        description="File with the bearer token that every request must carry. None on loopback, where other users "
+        "of the machine are trusted; required on any other address.",
+    )
+    hosts: list[Host] = Field(
+        default_factory=list,
+        description="Names accepted in Host beside IP addresses and localhost. Empty: it keeps foreign web pages "
+        "from reaching the API through DNS rebinding.",
+    )
+
+
+class File(Base):
+    """The configuration of balancer."""
+
+    workers: Annotated[int | str, of("whole number or auto", _workers)] = Field(
+        1,
+        description="Processes that carry traffic; auto = one per core. 1: enough for thousands of requests per "
+        "second, and the least memory.",
+        json_schema_extra={"anyOf": [{"type": "integer", "minimum": 1, "maximum": 256}, {"const": "auto"}]},
+    )
+    user: Annotated[str, of("account", addresses.account)] | None = Field(
+        None, description="Account to change to after binding. None: stay who started it; root earns a warning."
+    )
+    group: Annotated[str, of("account", addresses.account)] | None = Field(
+        None, description="Group to change to after binding. None: the primary group of `user`."
+    )
+    runtime_dir: FilePath | None = Field(
+        None,
+        description="Folder of the control socket, the lock and saved state. None: a private folder below the "
+        "user's runtime folder, so that nothing must be prepared.",
+    )
+    via: Annotated[str | None, of("pseudonym, auto or off", _via)] = Field(
+        "auto",
+        description="Name in the Via field of requests sent upstream, or off. auto: a pseudonym derived from this "
+        "machine, because RFC 9110 requires Via and loops are detected by it.",
+    )
+    max_connections: Annotated[int | None, integer_or_off(1, 10_000_000)] = Field(
+        "off",
+        description="Client connections of all workers together; above it a 503 is answered. off: the limit that "
+        "follows from the number of descriptors, which always holds.",
+    )
+    log: Log = Field(default_factory=Log, description="Event and access log.")
+    admin: Admin = Field(default_factory=Admin, description="The admin API.")
+    shutdown_delay: Annotated[float, duration("0s", "1h")] = Field(
+        "5s",
+        description="At a stop, time during which connections are still accepted while readiness says 503. 5s: what "
+        "a load balancer in front needs to notice; ends early after 2 s without a new connection.",
+    )
+    shutdown_grace: Annotated[float, duration("1ms", "24h")] = Field(
+        "30s", description="Time that exchanges have to finish at a stop. 30s: longer than all but rare requests take."
+    )
+    tunnel_grace: Annotated[float, duration("1ms", "24h")] = Field(
+        "60s",
+        description="Time that tunnels (WebSocket) have to end at a stop. 60s: they may live for hours, so waiting "
+        "longer would only delay the cut.",
+    )
+    listeners: dict[Name, Listener] = Field(
+        description="Addresses to listen on, by name.", examples=['{web: {bind: "0.0.0.0:8080"}}']
+    )
+    routes: list[Route] = Field(
+        description="What happens to which request. The first route that matches wins, in the order written; a "
+        "request that none matches gets 404.",
+        examples=["[{name: everything, pool: web}]"],
+    )
+    pools: dict[Name, Pool] = Field(
+        default_factory=dict,
+        description="Groups of backends, by name. Empty: enough for routes that only redirect or respond.",
+    )
+
+
+# Keys that later versions will take: (path pattern, "*" = any step).
+LATER: frozenset[tuple[str, ...]] = frozenset(
+    {
+        ("coordination",),
+        ("watch",),
+        ("pools", "*", "health_check"),
+        ("pools", "*", "outlier_detection"),
+        ("pools", "*", "retry"),
+        ("pools", "*", "slow_start"),
+        ("pools", "*", "backends_from"),
+        ("pools", "*", "queue_timeout"),
+        ("pools", "*", "timeouts", "attempt"),
+        ("pools", "*", "backends", "*", "backup"),
+    }
+)
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of the file, for editors."""
+    schema = File.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "balancer configuration"}
+
+
+__all__ = ["LATER", "File", "Mode", "json_schema"]

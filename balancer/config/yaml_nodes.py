@@ -1,0 +1,262 @@
+"""From the bytes of a YAML file to a tree of nodes that know their positions.
+
+Built on the parser's events, not on its object graph, so that every bound holds while the text is read: nesting
+cannot exhaust the stack, and aliases cannot multiply a small file into a large one. Scalars stay text.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import yaml
+
+from balancer.config.scalars import shown
+from balancer.errors import ConfigError, Problem
+
+BYTES_MAX = 4 * 1024 * 1024  # a file of 20,000 backends has 1 MiB; above this it is no configuration
+NODES_MAX = 200_000  # aliases expanded; keeps the whole check below a second or two
+DEPTH_MAX = 32  # the deepest key of the schema is at 7
+PROBLEMS_MAX = 500  # more would not be read
+WHOLE_FILE = "(file)"
+
+_WORD = re.compile(r"[A-Za-z0-9_<*-]+", re.ASCII)
+_STRING_TAG = "tag:yaml.org,2002:str"
+
+
+@dataclass(slots=True)
+class Node:
+    """A value and where it stands; `line` and `column` count from 1. `size` = nodes in it, aliases expanded."""
+
+    line: int
+    column: int
+    size: int = field(default=1, kw_only=True)
+
+
+@dataclass(slots=True)
+class Scalar(Node):
+    """Text; `plain` = without quotes."""
+
+    text: str
+    plain: bool = True
+
+
+@dataclass(slots=True)
+class Sequence(Node):
+    """A list."""
+
+    items: list[Node] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Mapping(Node):
+    """Keys with their values, in the order written."""
+
+    entries: dict[str, tuple[Scalar, Node]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Document:
+    """The tree, and the problems that did not keep it from being built (duplicate keys)."""
+
+    root: Node
+    problems: list[Problem]
+
+
+def path_text(path: Iterable[str | int]) -> str:
+    """`pools.api.backends[1].weight`; a key that is no plain word stands in brackets and quotes."""
+    text = ""
+    for step in path:
+        if isinstance(step, int):
+            text += f"[{step}]"
+        elif _WORD.fullmatch(step):
+            text += f".{step}" if text else step
+        else:
+            text += f'["{shown(step)[1:-1]}"]'
+    return text or WHOLE_FILE
+
+
+class _Composer:
+    """Builds the tree from events. Recursion is bounded by DEPTH_MAX."""
+
+    def __init__(self, text: str, name: str) -> None:
+        self._name = name
+        self._anchors: dict[str, Node | None] = {}  # None while the anchored node is still open
+        self._nodes = 0
+        self._path: list[str | int] = []
+        self._problems: list[Problem] = []
+        self._events: Iterator[yaml.Event] = yaml.parse(text, Loader=yaml.CSafeLoader)
+
+    def document(self) -> Document:
+        """The one document of the stream."""
+        next(self._events)  # stream start
+        event = next(self._events)
+        if isinstance(event, yaml.StreamEndEvent):
+            raise self._fatal(None, "the file is empty; config/minimal.yaml shows the least that works")
+        root = self._node(next(self._events), 1)
+        next(self._events)  # document end
+        event = next(self._events)
+        if not isinstance(event, yaml.StreamEndEvent):
+            raise self._fatal(event.start_mark, "a second document starts here; one file holds one configuration")
+        if isinstance(root, Scalar) and root.plain and root.text == "":
+            raise self._fatal(None, "the file is empty; config/minimal.yaml shows the least that works")
+        return Document(root, self._problems)
+
+    def _fatal(self, mark: yaml.Mark | None, message: str) -> ConfigError:
+        line, column = (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
+        return ConfigError([*self._problems, Problem(self._name, line, column, WHOLE_FILE, message)])
+
+    def _node(self, event: yaml.Event, depth: int) -> Node:
+        mark = event.start_mark
+        if depth > DEPTH_MAX:
+            raise self._fatal(mark, f"nested more than {DEPTH_MAX} deep; no key of the configuration is")
+        node: Node
+        if isinstance(event, yaml.AliasEvent):
+            node = self._alias(event)
+            self._count(node.size, mark)
+            return node
+        self._check_tag(event)
+        self._count(1, mark)
+        anchor = event.anchor
+        if anchor is not None:
+            self._anchors[anchor] = None
+        if isinstance(event, yaml.ScalarEvent):
+            plain = event.style in (None, "") and event.tag != _STRING_TAG
+            node = Scalar(mark.line + 1, mark.column + 1, event.value, plain)
+        elif isinstance(event, yaml.SequenceStartEvent):
+            node = self._sequence(mark, depth)
+        else:
+            node = self._mapping(mark, depth)
+        if anchor is not None:
+            self._anchors[anchor] = node
+        return node
+
+    def _count(self, nodes: int, mark: yaml.Mark) -> None:
+        self._nodes += nodes
+        if self._nodes > NODES_MAX:
+            raise self._fatal(
+                mark, f"more than {NODES_MAX:,} values once every alias is expanded; use fewer aliases or entries"
+            )
+
+    def _alias(self, event: yaml.AliasEvent) -> Node:
+        anchor = event.anchor
+        if anchor not in self._anchors:
+            raise self._fatal(
+                event.start_mark,
+                f"{shown('*' + anchor)} is a YAML alias and nothing is anchored as &{anchor}; "
+                f'to mean the text, quote it: "*{anchor}"',
+            )
+        node = self._anchors[anchor]
+        if node is None:
+            raise self._fatal(event.start_mark, f"{shown('*' + anchor)} stands inside the value that it names")
+        return node
+
+    def _check_tag(self, event: yaml.Event) -> None:
+        tag = getattr(event, "tag", None)
+        if tag is not None and tag not in ("!", _STRING_TAG):
+            written = tag.replace("tag:yaml.org,2002:", "!!")
+            raise self._fatal(event.start_mark, f"the tag {shown(written)} is not supported; remove it")
+
+    def _sequence(self, mark: yaml.Mark, depth: int) -> Sequence:
+        node = Sequence(mark.line + 1, mark.column + 1)
+        while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
+            self._path.append(len(node.items))
+            item = self._node(event, depth + 1)
+            self._path.pop()
+            node.items.append(item)
+            node.size += item.size
+        return node
+
+    def _mapping(self, mark: yaml.Mark, depth: int) -> Mapping:
+        node = Mapping(mark.line + 1, mark.column + 1)
+        while not isinstance(event := next(self._events), yaml.MappingEndEvent):
+            key = self._node(event, depth + 1)
+            if not isinstance(key, Scalar):
+                raise self._fatal(
+                    event.start_mark, "a key must be text; a value that starts with { or [ must stand in quotes"
+                )
+            self._path.append(key.text)
+            value = self._node(next(self._events), depth + 1)
+            node.size += key.size + value.size
+            self._enter(node, key, value)
+            self._path.pop()
+        return node
+
+    def _enter(self, node: Mapping, key: Scalar, value: Node) -> None:
+        if key.plain and key.text == "<<":
+            self._problem(key, "merge keys (<<) are not part of YAML 1.2; write the keys out, or alias a whole value")
+        elif key.text in node.entries:
+            first = node.entries[key.text][0]
+            self._problem(
+                key, f"the key {shown(key.text)} stands twice, here and in line {first.line}; remove one of the two"
+            )
+        else:
+            node.entries[key.text] = (key, value)
+
+    def _problem(self, key: Scalar, message: str) -> None:
+        if len(self._problems) < PROBLEMS_MAX:
+            self._problems.append(Problem(self._name, key.line, key.column, path_text(self._path), message))
+
+
+_PLAIN_HINTS = (
+    ("*", 'an unquoted * starts a YAML alias; quote it, such as "*.example.com"'),
+    ("&", "an unquoted & starts a YAML anchor; quote the value"),
+    ("@", "a value cannot start with @ in YAML; quote it"),
+    ("`", "a value cannot start with ` in YAML; quote it"),
+    ("%", "a value cannot start with % in YAML; quote it"),
+    ("\t", "a tab; YAML is indented with spaces only"),
+)
+
+
+def _syntax_message(text: str, error: yaml.MarkedYAMLError) -> str:
+    """The parser's complaint, led by what to do about the usual causes."""
+    mark = error.problem_mark
+    problem = error.problem or "cannot be read as YAML"
+    lines = text.splitlines()
+    written = lines[mark.line] if mark is not None and mark.line < len(lines) else ""
+    # An alias error is marked after the `*`, every other one at the character itself.
+    context = error.context_mark
+    starts = [spot.column for spot in (mark, context) if spot is not None and spot.line == (mark.line if mark else -1)]
+    if error.context == "while scanning a quoted scalar" and problem == "found unexpected end of stream":
+        return "the quote that opens here is never closed"
+    for sign, hint in _PLAIN_HINTS:
+        if any(written[column : column + 1] == sign for column in starts):
+            return hint
+    if re.match(r" *\t", written):
+        return "a tab; YAML is indented with spaces only"
+    if "${" in written:
+        return f"not valid YAML ({problem}); inside [ ] and {{ }} a value with ${{...}} must be quoted"
+    if "mapping values are not allowed" in problem:
+        return "not valid YAML: a second colon in this line; quote a value that holds `: `, or check the indentation"
+    reason = f"{error.context}: {problem}" if error.context else problem
+    return f"not valid YAML: {reason}; check the indentation, brackets and quotes around here"
+
+
+def compose(data: bytes, name: str) -> Document:
+    """The tree of `data`, called `name` in messages. Raises ConfigError when there is none to build. O(bytes)."""
+    if len(data) > BYTES_MAX:
+        raise ConfigError(
+            [Problem(name, 1, 1, WHOLE_FILE, f"has {len(data):,} bytes; a configuration has at most {BYTES_MAX:,}")]
+        )
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = data[: error.start]
+        line = before.count(b"\n") + 1
+        column = len(before[before.rfind(b"\n") + 1 :].decode("utf-8", "replace")) + 1
+        message = f"the byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8"
+        raise ConfigError([Problem(name, line, column, WHOLE_FILE, message)]) from error
+    try:
+        return _Composer(text, name).document()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        if error.context == "while scanning a quoted scalar" and error.context_mark is not None:
+            mark = error.context_mark  # where the quote opens; the other one is the end of the file
+        line, column = (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
+        raise ConfigError([Problem(name, line, column, WHOLE_FILE, _syntax_message(text, error))]) from error
+    except yaml.reader.ReaderError as error:
+        before_text = text[: error.position]
+        line = before_text.count("\n") + 1
+        column = len(before_text) - before_text.rfind("\n")
+        code = error.character if isinstance(error.character, int) else ord(error.character)
+        message = f"the character U+{code:04X} may not stand in YAML; remove it"
+        raise ConfigError([Problem(name, line, column, WHOLE_FILE, message)]) from error
