@@ -50,6 +50,8 @@ class BackendState:
         "connections",
         "counters",
         "host",
+        "host_field",
+        "log_name",
         "max_connections",
         "name",
         "pool",
@@ -74,7 +76,9 @@ class BackendState:
         self.slot = slot
         self.weight = weight
         self.max_connections = max_connections
-        self.host = host  # as written in the file, for Host and TLS server_name
+        self.host = host  # as written in the file, for TLS server_name
+        self.host_field = b"localhost"  # the Host field's value where a pool sends the backend's own
+        self.log_name = name.encode("utf-8")
         self.connections: Any = None
         self.counters: Any = None
 

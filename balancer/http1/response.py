@@ -1,0 +1,165 @@
+"""Response heads: validated by llhttp, then read once for framing and hop-by-hop fields.
+
+Hot path: every response passes here once. RFC 9112 sections 4 and 6.3, RFC 9110 sections 7.6.1 and 15.
+"""
+
+import re
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+from balancer.errors import BAD_RESPONSE, RESPONSE_HEAD_TOO_LARGE, ProtocolError
+from balancer.http1.answers import REASONS
+from balancer.http1.request import CHUNKED, NO_BODY, PROTECTED, TOKEN, UNTIL_CLOSE
+
+HEAD_BYTES = 80 * 1024  # h11's and llhttp's own order; nginx's 4 KiB is a famous 502 (peers.md 3 no. 19)
+HEADER_COUNT = 200
+
+_FIELDS = re.compile(rb"\n(con(?:nection|tent-length)|transfer-encoding|date|keep-alive|proxy-connection|upgrade|te):")
+_DIGITS = re.compile(rb"0|[1-9][0-9]{0,17}")
+_TOKEN = re.compile(TOKEN)
+_OWN_OPTIONS = frozenset((b"close", b"keep-alive", b"upgrade", b"te", b""))
+_PLAIN_REASON = re.compile(rb"[\x20-\x7e\t]+")
+
+
+class _NoCallbacks:
+    __slots__ = ()
+
+
+_VERDICT_ONLY = _NoCallbacks()
+
+
+class ResponseHead:
+    """One response head. Treat as immutable once parsed.
+
+    `cuts` as in RequestHead. `length`: NO_BODY, CHUNKED, UNTIL_CLOSE or a number of bytes, given the request's
+    method. `keep_alive`: the backend will take another request on this connection.
+    """
+
+    __slots__ = ("cuts", "has_date", "keep_alive", "length", "line_end", "raw", "rewritten_length", "status", "upgrade")
+
+    def __init__(self, raw: bytes, status: int, line_end: int) -> None:
+        self.raw = raw
+        self.status = status
+        self.line_end = line_end
+        self.cuts: list[tuple[int, int]] = []
+        self.length = UNTIL_CLOSE
+        self.keep_alive = True
+        self.has_date = False
+        self.upgrade = b""
+        self.rewritten_length = False
+
+    @property
+    def status_line(self) -> bytes:
+        """Our version, the backend's code and reason (ours where it gave none), without CRLF."""
+        line = self.raw[: self.line_end]
+        reason = line[13:]
+        if not _PLAIN_REASON.fullmatch(reason):
+            reason = REASONS.get(self.status, b"Unknown")
+        return b"HTTP/1.1 %d %b" % (self.status, reason)
+
+
+def parse_response_head(raw: bytes, method: bytes) -> ResponseHead:
+    """The head in `raw`, which ends with its empty line, of the answer to a request with `method`.
+
+    Raises ProtocolError(BAD_RESPONSE) for everything that leaves the end of the message in doubt. O(head).
+    """
+    try:
+        HttpResponseParser(_VERDICT_ONLY).feed_data(raw)
+    except HttpParserUpgrade:
+        pass  # 101 and answers to CONNECT: judged by the exchange
+    except HttpParserError as error:
+        raise ProtocolError(BAD_RESPONSE, str(error)) from None
+    version = raw[:9]
+    if version != b"HTTP/1.1 " and version != b"HTTP/1.0 ":
+        raise ProtocolError(BAD_RESPONSE, "not an HTTP/1 status line")
+    status = int(raw[9:12])
+    if raw.count(b"\n") - 2 > HEADER_COUNT:
+        raise ProtocolError(RESPONSE_HEAD_TOO_LARGE, "more than 200 fields")
+    head = ResponseHead(raw, status, raw.find(b"\r\n"))
+    _read_fields(head, raw, version == b"HTTP/1.0 ")
+    if status < 200 or status == 204:
+        if head.length > 0 and status == 204:
+            raise ProtocolError(BAD_RESPONSE, "204 with content")
+        _drop_framing(head)
+    elif method == b"HEAD" or status == 304:
+        if head.length == CHUNKED:
+            _drop_framing(head)
+        head.length = NO_BODY
+    elif status == 205 and head.length != NO_BODY:
+        if head.length != UNTIL_CLOSE:
+            raise ProtocolError(BAD_RESPONSE, "205 with content")  # RFC 9110 15.3.6
+        head.length = NO_BODY
+        head.rewritten_length = True
+        head.keep_alive = False
+    elif head.length == UNTIL_CLOSE:
+        head.keep_alive = False
+    return head
+
+
+def _drop_framing(head: ResponseHead) -> None:
+    """1xx, 204, and the chunked of HEAD and 304: no body, whatever the fields say (RFC 9112 6.1, 6.3)."""
+    lowered = head.raw.lower()
+    names = (b"transfer-encoding", b"content-length") if head.status < 205 else (b"transfer-encoding",)
+    for name in names:
+        for match in re.finditer(rb"\r\n" + name + rb":[^\r]*", lowered):
+            if match.span() not in head.cuts:
+                head.cuts.append(match.span())
+                head.keep_alive = head.keep_alive and (name == b"content-length" or head.status >= 205)
+    head.cuts.sort()
+    head.length = NO_BODY
+    head.rewritten_length = False
+
+
+def _read_fields(head: ResponseHead, raw: bytes, old: bool) -> None:
+    cuts = head.cuts
+    keep_alive = not old
+    length = UNTIL_CLOSE
+    for match in _FIELDS.finditer(raw.lower()):
+        name = match[1]
+        if name == b"date":
+            head.has_date = True
+            continue
+        start = match.end()
+        end = raw.find(b"\r\n", start)
+        if name == b"content-length":
+            value = raw[start:end].strip(b" \t")
+            if length != UNTIL_CLOSE or not _DIGITS.fullmatch(value):
+                raise ProtocolError(BAD_RESPONSE, "Content-Length is repeated, not a plain number, or beside chunked")
+            length = int(value)
+            if end - start != len(value) + 1:
+                cuts.append((match.start() - 1, end))
+                head.rewritten_length = True
+            continue
+        cuts.append((match.start() - 1, end))
+        if name == b"connection":
+            value = raw[start:end].strip(b" \t").lower()
+            if value == b"keep-alive":
+                keep_alive = True
+            else:
+                keep_alive = _connection_options(head, value, keep_alive)
+        elif name == b"transfer-encoding":
+            value = raw[start:end].strip(b" \t").lower()
+            if old or length != UNTIL_CLOSE or value != b"chunked":
+                raise ProtocolError(BAD_RESPONSE, "a transfer coding other than one 'chunked' of HTTP/1.1")
+            length = CHUNKED
+        elif name == b"upgrade":
+            head.upgrade = raw[start:end].strip(b" \t").lower()
+    head.length = length
+    head.keep_alive = keep_alive
+    if len(cuts) > 1:
+        cuts.sort()
+
+
+def _connection_options(head: ResponseHead, value: bytes, keep_alive: bool) -> bool:
+    """Cut every field that Connection names (RFC 9110 7.6.1) and say whether the connection persists."""
+    options = [option.strip(b" \t") for option in value.split(b",")]
+    lowered = head.raw.lower()
+    for option in options:
+        if option in _OWN_OPTIONS or option in PROTECTED or not _TOKEN.fullmatch(option):
+            continue
+        for match in re.finditer(rb"\r\n" + re.escape(option) + rb":[^\r]*", lowered):
+            if match.span() not in head.cuts:
+                head.cuts.append(match.span())
+    if b"close" in options:
+        return False
+    return keep_alive or b"keep-alive" in options

@@ -1,0 +1,176 @@
+"""The connections of this worker to one backend: idle ones to reuse, newest first, and new ones to open."""
+
+import asyncio
+import select
+import ssl
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from balancer.balancing.backend import BackendState
+from balancer.clock import monotonic
+from balancer.config.model import Keepalive, PoolTimeouts
+from balancer.errors import CONNECT_FAILED, CONNECT_TIMEOUT, TLS_FAILED, Outcome
+from balancer.telemetry import metrics
+from balancer.telemetry.registry import Registry
+from balancer.transport.timers import TimerWheel
+
+if TYPE_CHECKING:
+    from balancer.proxy.upstream import Upstream
+
+POLL_AFTER = 1.0  # seconds idle after which the kernel is asked once more before a connection is used
+TLS_HANDSHAKE = 5.0  # seconds on top of connect; peers.md 2.8
+
+_poll = select.poll()
+
+
+def readable(fd: int) -> bool:
+    """Whether the kernel has bytes, an end or an error for `fd` that the loop has not delivered yet."""
+    _poll.register(fd, select.POLLIN | select.POLLRDHUP)
+    try:
+        return bool(_poll.poll(0))
+    finally:
+        _poll.unregister(fd)
+
+
+class ConnectError(Exception):
+    """No connection could be had; `outcome` says why."""
+
+    def __init__(self, outcome: Outcome, detail: str) -> None:
+        super().__init__(detail)
+        self.outcome = outcome
+
+
+class BackendConnections:
+    """LIFO of idle connections, with the limits of DESIGN 3.2 `keepalive`. One per backend and worker.
+
+    LIFO keeps few connections warm and lets the others age out. Bounded by `max_idle`.
+    """
+
+    __slots__ = (
+        "active",
+        "backend",
+        "connects",
+        "factory",
+        "idle",
+        "keepalive",
+        "server_hostname",
+        "stale",
+        "timeouts",
+        "tls",
+        "wheel",
+    )
+
+    def __init__(
+        self,
+        backend: BackendState,
+        *,
+        keepalive: Keepalive,
+        timeouts: PoolTimeouts,
+        tls: tuple[ssl.SSLContext, str | None] | None,
+        registry: Registry,
+        wheel: TimerWheel,
+        factory: "Callable[[BackendConnections], Upstream]",
+    ) -> None:
+        self.backend = backend
+        self.keepalive = keepalive
+        self.timeouts = timeouts
+        self.tls = tls[0] if tls is not None else None
+        self.server_hostname = tls[1] if tls is not None else None
+        self.idle: list[Upstream] = []
+        self.active = 0
+        self.wheel = wheel
+        self.factory = factory
+        self.stale = registry.cells(metrics.STALE_CONNECTIONS, backend.pool)
+        self.connects = {
+            result: registry.cells(metrics.UPSTREAM_CONNECTS, backend.pool, backend.name, result)
+            for result in ("ok", "failed", "timeout")
+        }
+
+    def take(self, now: float) -> "Upstream | None":
+        """An idle connection that the kernel has nothing to report of, or None. O(1) but for dead ones met."""
+        idle = self.idle
+        while idle:
+            upstream = idle.pop()
+            if upstream.closed:
+                continue
+            if now - upstream.idle_since > POLL_AFTER and upstream.is_readable():
+                upstream.close()
+                self.stale[0] += 1
+                continue
+            self.active += 1
+            return upstream
+        return None
+
+    def give_back(self, upstream: "Upstream", now: float) -> None:
+        """Keep a connection whose exchange ended cleanly, or close it where a limit says so."""
+        self.active -= 1
+        keepalive = self.keepalive
+        if upstream.closed:
+            return
+        if (
+            len(self.idle) >= keepalive.max_idle
+            or upstream.requests >= keepalive.max_requests
+            or now - upstream.opened > upstream.age_limit
+        ):
+            upstream.close()
+            return
+        upstream.idle_since = now
+        upstream.deadline = now + keepalive.idle
+        if upstream.deadline < upstream.slot_at:
+            self.wheel.watch(upstream)
+        self.idle.append(upstream)
+
+    def drop(self, upstream: "Upstream") -> None:
+        """Forget an idle connection that closed. O(max_idle)."""
+        if upstream in self.idle:
+            self.idle.remove(upstream)
+
+    def close_idle(self) -> None:
+        """Close every idle connection."""
+        idle, self.idle = self.idle, []
+        for upstream in idle:
+            upstream.close()
+
+    async def connect(self) -> "Upstream":
+        """A new connection, counted as active. Raises ConnectError."""
+        self.active += 1
+        try:
+            upstream = await self._open()
+        except ConnectError:
+            self.active -= 1
+            raise
+        except asyncio.CancelledError:
+            self.active -= 1
+            raise
+        self.connects["ok"][0] += 1
+        upstream.opened = monotonic()
+        return upstream
+
+    async def _open(self) -> "Upstream":
+        loop = asyncio.get_running_loop()
+        address = self.backend.address
+        limit = self.timeouts.connect + (TLS_HANDSHAKE if self.tls is not None else 0.0)
+
+        def make() -> "Upstream":
+            return self.factory(self)
+
+        try:
+            async with asyncio.timeout(limit):
+                if address.path:
+                    _, upstream = await loop.create_unix_connection(
+                        make, address.path, ssl=self.tls, server_hostname=self.server_hostname
+                    )
+                else:
+                    _, upstream = await loop.create_connection(
+                        make, address.host, address.port, ssl=self.tls, server_hostname=self.server_hostname
+                    )
+        except TimeoutError:
+            self.connects["timeout"][0] += 1
+            raise ConnectError(CONNECT_TIMEOUT, f"no connection to {address} within {limit:g} s") from None
+        except ssl.SSLError as error:
+            self.connects["failed"][0] += 1
+            raise ConnectError(TLS_FAILED, f"TLS with {address}: {error}") from None
+        except OSError as error:
+            self.connects["failed"][0] += 1
+            raise ConnectError(CONNECT_FAILED, f"cannot connect to {address}: {error}") from None
+        return upstream

@@ -1,0 +1,88 @@
+"""What an exchange leaves behind: counters and its line in the access log. Hot path."""
+
+from bisect import bisect_left
+from typing import TYPE_CHECKING
+
+from balancer.clock import wall
+from balancer.errors import COMPLETED, Outcome
+from balancer.telemetry import metrics
+from balancer.telemetry.access_log import ENDINGS, format_line
+from balancer.telemetry.metrics import BOUNDS
+from balancer.telemetry.registry import Cells, Registry
+
+if TYPE_CHECKING:
+    from balancer.proxy.downstream import Downstream
+    from balancer.proxy.exchange import Exchange
+
+
+class BackendCounters:
+    """The counters of one backend: attempts by class of status, and their durations."""
+
+    __slots__ = ("codes", "duration")
+
+    def __init__(self, registry: Registry, pool: str, backend: str) -> None:
+        self.codes: Cells = registry.cells(metrics.BACKEND_REQUESTS, pool, backend)
+        self.duration: Cells = registry.cells(metrics.BACKEND_DURATION, pool, backend)
+
+    def attempt_ended(self, status: int, seconds: float) -> None:
+        """Count one attempt; `status` 0 = no response head came."""
+        self.codes[status // 100 if status < 600 else 5] += 1
+        duration = self.duration
+        duration[bisect_left(BOUNDS, seconds)] += 1
+        duration[-1] += seconds
+
+
+def report(exchange: "Exchange", seconds: float) -> None:
+    """Count an exchange that ended, and log it."""
+    downstream = exchange.downstream
+    listener = downstream.listener
+    status = exchange.status
+    destination = exchange.destination
+    route = exchange.route
+    requests = listener.unrouted if route is None else route.requests if destination is None else destination.requests
+    requests[status // 100 if status < 600 else 5] += 1
+    if route is not None:
+        duration = route.duration
+        duration[bisect_left(BOUNDS, seconds)] += 1
+        duration[-1] += seconds
+    listener.bytes_out[0] += exchange.bytes_out
+    if exchange.outcome is not COMPLETED:
+        count_termination(downstream, exchange.outcome)
+    if downstream.server.access_log is not None:
+        _log(exchange, seconds)
+
+
+def count_termination(downstream: "Downstream", outcome: Outcome) -> None:
+    """Count an ending other than well."""
+    downstream.server.registry.cells(
+        metrics.TERMINATIONS, downstream.listener.name, outcome.source, outcome.phase, outcome.reason
+    )[0] += 1
+
+
+def _log(exchange: "Exchange", seconds: float) -> None:
+    downstream = exchange.downstream
+    server = downstream.server
+    access_log = server.access_log
+    assert access_log is not None
+    head = exchange.head
+    outcome = exchange.outcome
+    plan = exchange.destination or exchange.route or downstream.listener
+    access_log.append(
+        format_line(
+            wall(),
+            exchange.request_id,
+            downstream.client_bytes(head),
+            plan.log_head,
+            b"-" if exchange.backend is None else exchange.backend.log_name,
+            exchange.attempts,
+            head.method,
+            head.target,
+            exchange.status or (499 if outcome.status == 499 else 0),
+            ENDINGS[outcome.reason],
+            exchange.bytes_in,
+            exchange.bytes_out,
+            exchange.connect_s,
+            exchange.first_byte_s,
+            seconds,
+        )
+    )

@@ -1,0 +1,265 @@
+"""The configuration compiled for the data path: immutable, replaced by one reference assignment.
+
+A client connection keeps the plan of its listener as it was when the connection came, until that is replaced;
+an exchange keeps the route it began with. Contexts, patterns and counters are looked up here, once, never per
+request.
+"""
+
+import ssl
+from asyncio import BaseTransport
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_network
+from typing import TYPE_CHECKING
+
+from balancer.balancing.backend import Address, BackendState, LoadTable
+from balancer.balancing.pool import PoolState, make_strategy
+from balancer.config import model
+from balancer.http1.forwarding import Networks
+from balancer.http1.request import RequestHead
+from balancer.routing.edits import HeaderEditor
+from balancer.routing.redirect import location
+from balancer.routing.rewrite import rewrite_target
+from balancer.routing.table import RoutingTable
+from balancer.telemetry import metrics
+from balancer.telemetry.access_log import escape, head_of
+from balancer.telemetry.registry import Cells, Registry
+from balancer.transport.tls import client_context, server_context
+
+if TYPE_CHECKING:
+    from random import Random
+
+Edit = Callable[[bytes], bytes]
+SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS"))
+
+
+class PoolPlan:
+    """A pool with what an attempt needs of it.
+
+    `host`: the Host value to send, None = the client's; `backend_host`: the picked backend's own instead.
+    """
+
+    __slots__ = ("backend_host", "counts_attempts", "host", "name", "state", "strategy", "tunnel_idle")
+
+    def __init__(self, pool: model.Pool, state: PoolState) -> None:
+        self.name = pool.name
+        self.state = state
+        self.strategy = state.strategy
+        self.counts_attempts = state.counts_attempts
+        self.tunnel_idle = pool.tunnel_idle
+        self.backend_host = pool.host == "backend"
+        self.host = None if pool.host in ("keep", "backend") else pool.host.encode("ascii")
+
+
+def _host_field(address: Address, host: str, *, tls: bool) -> bytes:
+    """The Host value that names a backend: as written, with its port unless that is the scheme's own."""
+    if address.path:
+        return b"localhost"
+    text = f"[{host}]" if ":" in host else host
+    encoded = text.encode("ascii") if text.isascii() else text.encode("idna")
+    return encoded if address.port == (443 if tls else 80) else encoded + b":%d" % address.port
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """A pool as one route of one listener leads to it."""
+
+    pool: PoolPlan
+    requests: Cells
+    log_head: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RouteAnswer:
+    """What a redirect or respond action says."""
+
+    action: model.RedirectAction | model.RespondAction
+    status: int
+    content_type: bytes
+    body: bytes
+    fields: bytes
+
+    def content(self, head: RequestHead, scheme: bytes) -> tuple[bytes, bytes]:
+        """The fields, each ended by CRLF, and the body."""
+        if isinstance(self.action, model.RespondAction):
+            return self.fields, self.body
+        to = location(self.action.to, scheme=scheme, host=head.host_field, path=head.path, query=head.query)
+        return b"Location: " + to + b"\r\n", self.body
+
+
+class RoutePlan:
+    """A route of one listener."""
+
+    __slots__ = (
+        "answer",
+        "duration",
+        "edit_request",
+        "edit_response",
+        "log_head",
+        "max_body",
+        "name",
+        "read",
+        "requests",
+        "rewrite",
+        "timeout",
+        "write",
+    )
+
+    def __init__(self, route: model.Route, listener: str, pools: Mapping[str, PoolPlan], registry: Registry) -> None:
+        self.name = route.name
+        self.timeout = route.timeout
+        self.max_body = route.max_body
+        self.requests = registry.cells(metrics.REQUESTS, listener, route.name, "-")
+        self.duration = registry.cells(metrics.REQUEST_DURATION, route.name)
+        self.log_head = head_of(listener, route.name, "-")
+        self.edit_request = _editor(route.headers.request)
+        self.edit_response = _editor(route.headers.response)
+        self.rewrite: Callable[[RequestHead], bytes] | None = None
+        rewrite = route.rewrite
+        if rewrite is not None:
+            self.rewrite = lambda head: rewrite_target(rewrite, head.target)
+        self.answer: RouteAnswer | None = None
+        self.read: Destination | None = None
+        self.write: Destination | None = None
+        action = route.action
+
+        def lead(pool: str) -> Destination:
+            cells = registry.cells(metrics.REQUESTS, listener, route.name, pool)
+            return Destination(pools[pool], cells, head_of(listener, route.name, pool))
+
+        if isinstance(action, model.PoolAction):
+            self.read = self.write = lead(action.pool)
+        elif isinstance(action, model.SplitAction):
+            self.read, self.write = lead(action.read), lead(action.write)
+        elif isinstance(action, model.RedirectAction):
+            self.answer = RouteAnswer(action, action.status, b"text/plain; charset=utf-8", b"", b"")
+        else:
+            fields = "".join(f"{name}: {value}\r\n" for name, value in action.headers.items()).encode("latin-1")
+            self.answer = RouteAnswer(
+                action, action.status, action.content_type.encode("latin-1"), action.body.encode(), fields
+            )
+
+    def destination(self, method: bytes) -> Destination:
+        """Where a request with `method` goes (RFC 9110 9.2.1 for the split of safe methods)."""
+        destination = self.read if self.read is self.write or method in SAFE else self.write
+        assert destination is not None
+        return destination
+
+
+def _editor(edits: model.HeaderEdits) -> Edit | None:
+    return HeaderEditor(edits).apply if edits.set or edits.add or edits.remove else None
+
+
+class ListenerPlan:
+    """A listener with what its connections need."""
+
+    __slots__ = (
+        "bytes_in",
+        "bytes_out",
+        "column",
+        "forwarded",
+        "gauge",
+        "half_close",
+        "http10_keepalive",
+        "limits",
+        "log_head",
+        "name",
+        "networks",
+        "scheme",
+        "table",
+        "timeouts",
+        "tls",
+        "unrouted",
+    )
+
+    def __init__(
+        self,
+        listener: model.Listener,
+        column: int,
+        routes: Sequence[tuple[model.Match, RoutePlan]],
+        tls: ssl.SSLContext | None,
+        registry: Registry,
+    ) -> None:
+        self.name = listener.name
+        self.column = column  # in the table of connections that workers share; 0 is the sum of all listeners
+        self.table = RoutingTable(routes)
+        self.tls = tls
+        self.scheme = b"http" if tls is None else b"https"
+        self.limits = listener.limits
+        self.timeouts = listener.timeouts
+        self.half_close = listener.half_close == "allow"
+        self.http10_keepalive = listener.http10_keepalive
+        self.forwarded = listener.forwarded
+        self.networks: Networks = tuple(ip_network(cidr, strict=False) for cidr in listener.trusted_proxies)
+        self.unrouted = registry.cells(metrics.REQUESTS, listener.name, "-", "-")
+        self.bytes_in = registry.cells(metrics.BYTES, listener.name, "in")
+        self.bytes_out = registry.cells(metrics.BYTES, listener.name, "out")
+        self.gauge = registry.cells(metrics.DOWNSTREAM_CONNECTIONS, listener.name)
+        self.log_head = head_of(listener.name, "-", "-")
+
+    def port_of(self, transport: BaseTransport) -> int:
+        """The port that the client connected to; 0 for a Unix socket."""
+        name = transport.get_extra_info("sockname")
+        return name[1] if isinstance(name, tuple) else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One generation of the configuration, ready to serve."""
+
+    config: model.Config
+    listeners: Mapping[str, ListenerPlan]
+    pools: Mapping[str, PoolPlan]
+    backends: Mapping[tuple[str, str, Address], BackendState]
+
+
+Prepare = Callable[[model.Pool, BackendState, "tuple[ssl.SSLContext, str | None] | None"], None]
+
+
+def build_snapshot(
+    config: model.Config,
+    resolved: Sequence[model.ResolvedBackend],
+    files: Mapping[str, bytes],
+    *,
+    loads: LoadTable,
+    registry: Registry,
+    rng: "Random",
+    old: Mapping[tuple[str, str, Address], BackendState],
+    prepare: Prepare,
+) -> Snapshot:
+    """Compile `config`. `old` backends keep their identity; `prepare` gives each backend its connections.
+
+    Raises ValueError with a text that names the file or value that cannot be used.
+    """
+    backends: dict[tuple[str, str, Address], BackendState] = {}
+    pools: dict[str, PoolPlan] = {}
+    by_pool: dict[str, list[model.ResolvedBackend]] = {pool.name: [] for pool in config.pools}
+    for entry in resolved:
+        by_pool[entry.pool].append(entry)
+    for pool in config.pools:
+        context = client_context(pool.tls, files) if pool.tls is not None else None
+        members = []
+        for entry in by_pool[pool.name]:
+            address = Address(*entry.address)
+            key = (entry.pool, entry.name, address)
+            backend = old.get(key) or BackendState(pool=entry.pool, name=entry.name, address=address, slot=entry.slot)
+            backend.weight = entry.weight
+            backend.max_connections = entry.max_connections
+            backend.host = entry.host
+            backend.log_name = escape(entry.name)
+            backend.host_field = _host_field(address, entry.host, tls=pool.tls is not None)
+            name = pool.tls.server_name if pool.tls is not None else None
+            prepare(pool, backend, None if context is None else (context, name or entry.host or "localhost"))
+            backends[key] = backend
+            members.append(backend)
+        strategy = make_strategy(pool.strategy, loads, rng)
+        pools[pool.name] = PoolPlan(pool, PoolState(pool.name, strategy, members, loads))
+    routes = {route.name: route for route in config.routes}
+    listeners = {}
+    for column, listener in enumerate(config.listeners, start=1):
+        plans = [
+            (routes[name].match, RoutePlan(routes[name], listener.name, pools, registry)) for name in listener.routes
+        ]
+        tls = server_context(listener.tls, files) if listener.tls is not None else None
+        listeners[listener.name] = ListenerPlan(listener, column, plans, tls, registry)
+    return Snapshot(config, listeners, pools, backends)

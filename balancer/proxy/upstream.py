@@ -1,0 +1,263 @@
+"""One connection to a backend. It finds the end of response heads and knows what it is waiting for; the exchange
+that holds it decides everything else.
+
+Hot path. Law: `state` says what the next bytes are; bytes while IDLE are an unasked-for answer and end the
+connection (RFC 9112 section 9.2).
+"""
+
+import asyncio
+import math
+import socket
+from typing import TYPE_CHECKING, cast
+
+from balancer.clock import monotonic
+from balancer.errors import (
+    BAD_RESPONSE,
+    BODY_IDLE_TIMEOUT,
+    FIRST_BYTE_TIMEOUT,
+    RESPONSE_HEAD_TOO_LARGE,
+    TUNNEL_IDLE,
+    ProtocolError,
+)
+from balancer.http1.response import HEAD_BYTES, parse_response_head
+from balancer.proxy.connections import BackendConnections, readable
+
+if TYPE_CHECKING:
+    from balancer.proxy.exchange import Exchange
+
+IDLE, AWAITING_HEAD, IN_BODY, IN_TUNNEL = range(4)
+HIGH_WATER = 64 * 1024  # bytes kept for a slow reader before the other side is paused; DESIGN 6
+SALVAGE = 256 * 1024
+
+
+class Upstream(asyncio.Protocol):
+    """A connection to a backend, idle or held by one exchange."""
+
+    __slots__ = (
+        "_buffer",
+        "_reading",
+        "age_limit",
+        "closed",
+        "connections",
+        "deadline",
+        "exchange",
+        "idle_since",
+        "opened",
+        "requests",
+        "slot_at",
+        "state",
+        "transport",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, connections: BackendConnections, age_limit: float) -> None:
+        self.connections = connections
+        self.age_limit = age_limit
+        self.exchange: Exchange | None = None
+        self.state = IDLE
+        self.closed = False
+        self.requests = 0
+        self.opened = 0.0
+        self.idle_since = 0.0
+        self.deadline = math.inf
+        self.slot_at = math.inf
+        self._buffer: bytearray | None = None
+        self._reading = True
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Set the write bound; the connect task takes it from there."""
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's do not inherit from it
+        self.transport.set_write_buffer_limits(HIGH_WATER)
+
+    def data_received(self, data: bytes) -> None:
+        """Response bytes."""
+        exchange = self.exchange
+        state = self.state
+        if exchange is None:
+            self.close()  # RFC 9112 9.2: nothing was asked
+        elif state == AWAITING_HEAD:
+            self.head_data(exchange, data)
+        elif state == IN_BODY:
+            exchange.response_data(data, 0)
+        elif state == IN_TUNNEL:
+            exchange.tunnel_from_backend(data)
+
+    def eof_received(self) -> bool:
+        """The backend's FIN: the end of a close-delimited body, of a tunnel, or of patience."""
+        exchange = self.exchange
+        if exchange is not None and self.state == IN_BODY:
+            exchange.response_eof()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone, by whoever's doing."""
+        exchange = self.exchange
+        if exc is not None and exchange is not None and self.state == AWAITING_HEAD and not self.closed:
+            # Our write failed, but an answer may lie unread: a backend that refuses a body answers, then resets.
+            self.closed = True
+            self._salvage()
+            exchange = self.exchange
+        self.closed = True
+        self.connections.wheel.forget(self)
+        if exchange is not None:
+            self.exchange = None
+            self.connections.active -= 1
+            exchange.upstream_lost()
+        else:
+            self.connections.drop(self)
+
+    def pause_writing(self) -> None:
+        """The backend reads slowly: stop reading from the client."""
+        if self.exchange is not None:
+            self.exchange.backend_is_slow()
+
+    def resume_writing(self) -> None:
+        """It caught up."""
+        if self.exchange is not None:
+            self.exchange.backend_caught_up()
+
+    def on_deadline(self, now: float) -> None:
+        """A timeout of the wheel: what was waited for did not come."""
+        exchange = self.exchange
+        if exchange is None:
+            self.connections.drop(self)
+            self.close()
+        elif not self._reading:
+            self.deadline = now + 1.0  # the client is the slow one; its own timeout judges
+            self.connections.wheel.watch(self)
+        elif self.state == AWAITING_HEAD:
+            exchange.fail(FIRST_BYTE_TIMEOUT)
+        elif self.state == IN_BODY:
+            exchange.fail(BODY_IDLE_TIMEOUT)
+        else:
+            exchange.end_tunnel(TUNNEL_IDLE)
+
+    # What the exchange calls.
+
+    def send(self, exchange: "Exchange", payload: bytes, deadline: float) -> None:
+        """Begin an attempt: write the head (and what is there of the body) and await a response head."""
+        self.exchange = exchange
+        self.state = AWAITING_HEAD
+        self.requests += 1
+        self.watch_until(deadline)
+        self.transport.write(payload)
+
+    def watch_until(self, deadline: float) -> None:
+        """Move the deadline; math.inf = none."""
+        self.deadline = deadline
+        if deadline < self.slot_at:
+            self.connections.wheel.watch(self)
+
+    def release(self, now: float) -> None:
+        """The exchange ended cleanly on both sides: keep the connection for another."""
+        self.exchange = None
+        self.state = IDLE
+        if not self._reading:
+            self.resume_reading()
+        self.connections.give_back(self, now)
+
+    def discard(self) -> None:
+        """The exchange is done with it and nobody may use it again."""
+        self.exchange = None
+        self.connections.active -= 1
+        self.close()
+
+    def finish_tunnel(self) -> None:
+        """The client's side of a tunnel ended: flush what is written, then close."""
+        self.exchange = None
+        self.connections.active -= 1
+        if not self.closed:
+            self.closed = True
+            self.connections.wheel.forget(self)
+            self.transport.close()
+
+    def pause_reading(self) -> None:
+        """Stop the backend: the client reads slowly."""
+        if self._reading and not self.closed:
+            self._reading = False
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Let it go on."""
+        if not self._reading and not self.closed:
+            self._reading = True
+            self.transport.resume_reading()
+
+    def is_readable(self) -> bool:
+        """Whether the kernel has something of an idle connection: an end, an error or an unasked-for answer."""
+        fd = self.transport.get_extra_info("socket").fileno()
+        return fd < 0 or readable(fd)
+
+    def close(self) -> None:
+        """Close at once; what was not written yet is of no use to the backend."""
+        if not self.closed:
+            self.closed = True
+            self.connections.wheel.forget(self)
+            self.transport.abort()
+
+    # Response heads.
+
+    def head_data(self, exchange: "Exchange", data: bytes) -> None:
+        """Bytes of a response head, the first or one behind an interim response."""
+        buffer = self._buffer
+        if buffer is not None:
+            searched = max(len(buffer) - 3, 0)
+            buffer += data
+            end = buffer.find(b"\r\n\r\n", searched) + 4
+            if end == 3:
+                if len(buffer) > HEAD_BYTES:
+                    exchange.fail(RESPONSE_HEAD_TOO_LARGE, "the response head is over 80 KiB")
+                return
+            data = bytes(buffer)
+            self._buffer = None
+        else:
+            end = data.find(b"\r\n\r\n") + 4
+            if end == 3:
+                self._partial_head(exchange, data)
+                return
+        if end > HEAD_BYTES:
+            exchange.fail(RESPONSE_HEAD_TOO_LARGE, "the response head is over 80 KiB")
+            return
+        try:
+            head = parse_response_head(data if end == len(data) else data[:end], exchange.head.method)
+        except ProtocolError as error:
+            exchange.fail(error.outcome, error.detail)
+            return
+        exchange.respond(self, head, data, end)
+
+    def _partial_head(self, exchange: "Exchange", data: bytes) -> None:
+        if len(data) > HEAD_BYTES:
+            exchange.fail(RESPONSE_HEAD_TOO_LARGE, "the response head is over 80 KiB")
+        elif data[:5] != b"HTTP/"[: len(data)]:
+            exchange.fail(BAD_RESPONSE, "the response does not begin with HTTP/")
+        else:
+            self._buffer = bytearray(data)
+
+    def _salvage(self) -> None:
+        sock = self.transport.get_extra_info("socket")
+        if sock is None or self.transport.get_extra_info("sslcontext") is not None:
+            return
+        fd = sock.fileno()
+        if fd < 0:
+            return
+        copy = socket.socket(fileno=socket.dup(fd))
+        try:
+            copy.setblocking(False)
+            data = copy.recv(SALVAGE)
+        except OSError:
+            return  # nothing lies there: the loss stands as it is
+        finally:
+            copy.close()
+        if data:
+            self.connections.wheel.forget(self)
+            self.data_received(data)
+            if self.exchange is not None and self.state == IN_BODY:
+                self.exchange.response_eof()
+
+
+def deadline_after(seconds: float | None) -> float:
+    """The monotonic time `seconds` from now; None = never."""
+    return math.inf if seconds is None else monotonic() + seconds

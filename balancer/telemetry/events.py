@@ -1,0 +1,83 @@
+"""Every event that the daemon logs: its name, its fields and what it says. docs/logs.md is checked against this table.
+
+Names are `subject.verb_past`. An event tells of a change of state, never of one request (that is the access log's)
+nor of a thing that goes on as before. Fields carry their unit in their name (`duration_ms`). A log call outside
+this table fails a test: `log.info(events.WORKER_STARTED, worker=1)`.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One row: `fields` are those that the event may carry beside time, level, event, process and exception."""
+
+    name: str
+    help: str
+    fields: tuple[str, ...] = ()
+
+
+EVENTS: dict[str, Event] = {}
+
+
+def _event(name: str, help_text: str, *fields: str) -> str:
+    EVENTS[name] = Event(name, help_text, fields)
+    return name
+
+
+DAEMON_STARTED = _event("daemon.started", "All workers serve; the daemon is ready.", "version", "workers", "generation")
+DAEMON_STOPPING = _event("daemon.stop_requested", "A signal or the loss of the parent began a stop.", "signal", "phase")
+DAEMON_STOPPED = _event("daemon.stopped", "The last child ended.", "duration_ms")
+
+LISTENER_OPENED = _event("listener.opened", "An address is bound.", "listener", "address")
+LISTENER_CLOSED = _event("listener.closed", "An address takes no more connections.", "listener", "address")
+
+WORKER_STARTED = _event("worker.started", "A worker process was started.", "worker", "pid")
+WORKER_READY = _event("worker.became_ready", "A worker serves.", "worker", "pid", "generation")
+WORKER_ENDED = _event("worker.ended", "A worker process ended.", "worker", "pid", "code", "signal", "asked")
+WORKER_DELAYED = _event(
+    "worker.restart_delayed", "A worker that keeps ending waits for its next start.", "worker", "delay_ms", "ends"
+)
+WORKER_KILLED = _event("worker.killed", "A worker was silent for too long.", "worker", "pid", "silence_ms")
+
+CONFIG_COMMITTED = _event("config.committed", "Every worker took a new configuration.", "generation", "duration_ms")
+CONFIG_REFUSED = _event(
+    "config.refused", "A configuration was not taken; the former one goes on.", "generation", "reason"
+)
+NAME_RESOLVED = _event(
+    "name.resolved", "A backend's host name has other addresses than before.", "pool", "backend", "host", "addresses"
+)
+NAME_FAILED = _event(
+    "name.resolve_failed", "A backend's host name has no address now.", "pool", "backend", "host", "error"
+)
+
+CONNECTIONS_EXHAUSTED = _event(
+    "connections.exhausted", "The budget of connections is used up; new ones get 503.", "limit"
+)
+CONNECTIONS_FREED = _event("connections.freed", "The budget of connections has room again.", "limit", "refused")
+
+ACCESS_LOG_WRITE_FAILED = _event(
+    "access_log.write_failed", "Writing failed; lines are lost until it works again.", "path", "error"
+)
+ACCESS_LOG_WRITE_RECOVERED = _event("access_log.write_recovered", "Writing works again.", "path")
+ACCESS_LOG_REOPENED = _event("access_log.reopened", "The file was opened anew.", "path")
+ACCESS_LOG_REOPEN_FAILED = _event(
+    "access_log.reopen_failed", "The file cannot be opened; the old one stays in use.", "path", "error"
+)
+
+ATTEMPT_FAILED = _event(
+    "attempt.failed",
+    "An attempt at a backend failed (level debug; the access log has the reason of every exchange).",
+    "request_id",
+    "pool",
+    "backend",
+    "reason",
+    "detail",
+)
+
+ADMIN_FAILED = _event(
+    "admin.request_failed", "Answering a request to the admin address failed within us.", "method", "path"
+)
+LIBRARY_LOGGED = _event(
+    "library.logged", "A library or the event loop wrote a message of its own.", "logger", "message"
+)
