@@ -24,7 +24,7 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 _CONFIGURATION = """\
 # What `balancer demo` runs. A file of your own needs no more than listeners, routes and pools.
-runtime_dir: {folder}/run
+runtime_dir: {runtime_dir}
 log: {{level: warning, access: stdout}}
 admin: {{bind: "127.0.0.1:{admin_port}"}}
 shutdown_delay: 100ms
@@ -175,7 +175,9 @@ def _wait_for_balancer(process: subprocess.Popen[bytes], output: Output) -> tupl
 def _write_configuration(folder: Path, port: int, admin_port: int, backends: dict[str, int]) -> Path:
     lines = [f'      - {{name: {name}, address: "127.0.0.1:{number}"}}' for name, number in backends.items()]
     path = folder / "demo.yaml"
-    text = _CONFIGURATION.format(folder=folder, port=port, admin_port=admin_port, backends="\n".join(lines))
+    text = _CONFIGURATION.format(
+        runtime_dir=json.dumps(str(folder / "run")), port=port, admin_port=admin_port, backends="\n".join(lines)
+    )
     path.write_text(text, encoding="utf-8")
     return path
 
