@@ -25,6 +25,7 @@ BLIND_EXCEPTS: set[str] = set()  # each a root: of a task, a thread or a process
 ASSERTS: set[str] = set()
 
 UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
+UNKNOWN_SOURCES = re.compile(r"\bDESIGN\b|\b(peers|algorithms|coordination|style)\.md\b|/work/")
 RESERVED = "cluster"  # for consensus
 RESERVED_FOR = ("balancer/consensus/", "balancer/raft/", "balancer/coordination/", "balancer/cli/cluster.py")
 
@@ -131,6 +132,14 @@ def unfinished(path: Path, source: str) -> Iterator[str]:
             yield f"{where(path)}:{token.start[0]}"
 
 
+def unknown_sources(path: Path, source: str) -> Iterator[str]:
+    """References to texts that a reader of this repository does not have."""
+    if path != Path(__file__):
+        for number, line in enumerate(source.splitlines(), start=1):
+            if UNKNOWN_SOURCES.search(line):
+                yield f"{where(path)}:{number}"
+
+
 def defined_names(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """Every identifier that the tree gives to something, with its line."""
     for node in ast.walk(tree):
@@ -189,6 +198,7 @@ LISTED = [
     pytest.param(blind_excepts, BLIND_EXCEPTS, id="no blind except"),
     pytest.param(asserts_on_values, ASSERTS, id="no assert on input"),
     pytest.param(unfinished, set(), id="nothing put off"),
+    pytest.param(unknown_sources, set(), id="sources that a reader has"),
     pytest.param(banned_names, set(), id="the words of the glossary"),
 ]
 
@@ -208,6 +218,7 @@ BREACHES = [
     (blind_excepts, "try:\n    f()\nexcept:\n    pass\n"),
     (blind_excepts, "def f():\n    try:\n        g()\n    except (OSError, Exception):\n        return\n"),
     (unfinished, "x = 1  # TODO later\n"),
+    (unknown_sources, "# as DESIGN 5 says\n"),
     (banned_names, "def pick_endpoint(): ...\n"),
     (banned_names, "class ConnectionManager: ...\n"),
     (banned_names, "self.upstream_pool = 1\n"),
