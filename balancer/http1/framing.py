@@ -147,35 +147,45 @@ class ChunkedDecoder:
         """
         position = start
         end = len(data)
-        first = len(out)
+        first = len(out)  # where the slices begin that may still be joined
         while position < end:
-            state = self._state
-            if state == _DATA:
+            if self._state == _DATA:
                 left = self._left
                 if end - position < left:
                     out.append(data[position:])
                     self._left = left - (end - position)
                     return -1
                 out.append(data[position : position + left])
-                position += left
-                self._state = state = _DATA_CR
+                position = self._take_whole_chunks(data, position + left, out, first)
                 if len(out) - first >= _PIECES_MAX:
                     out[first:] = [b"".join(out[first:])]
                     first += 1
-            if state == _DATA_CR:
-                match = _BOUNDARY(data, position)
-            elif state == _SIZE_START:
-                match = _SIZE_LINE(data, position)
-            else:
-                match = None
-            if match is not None:
+            elif self._state == _SIZE_START and (match := _SIZE_LINE(data, position)) is not None:
                 position = match.end()
                 self._begin_chunk(int(match[1], 16))
-            elif position < end:
+            else:
                 position = self._step(data, position)
                 if self._state == _DONE:
                     return position
         return -1
+
+    def _take_whole_chunks(self, data: bytes, position: int, out: list[bytes], first: int) -> int:
+        """From behind a chunk's data, take the chunks whose lines and payload are all there; the offset reached."""
+        end = len(data)
+        most = first + _PIECES_MAX
+        match = _BOUNDARY(data, position)
+        while match is not None:
+            position = match.end()
+            size = int(match[1], 16)
+            behind = position + size
+            if behind > end or not size or len(out) >= most:
+                self._begin_chunk(size)
+                return position
+            out.append(data[position:behind])
+            position = behind
+            match = _BOUNDARY(data, position)
+        self._state = _DATA_CR
+        return position
 
     def _begin_chunk(self, size: int) -> None:
         self._left = size
