@@ -406,6 +406,8 @@ def check_partial_head(data: bytes, uri_bytes: int) -> None:
     endless target. O(data).
     """
     line_end = data.find(b"\r\n")
+    if not _BEGINNING.match(data):
+        raise ProtocolError(BAD_REQUEST, "a request begins with a method")  # TLS on a plain port, most likely
     if _BARE_LF.search(data):
         raise ProtocolError(BAD_REQUEST, "a line ends with a bare LF")
     if line_end < 0:
@@ -415,4 +417,5 @@ def check_partial_head(data: bytes, uri_bytes: int) -> None:
         raise ProtocolError(BAD_REQUEST, "request line is not METHOD SP target SP version")
 
 
+_BEGINNING = re.compile(TOKEN + rb"(?: |$)|\r$")
 _BARE_LF = re.compile(rb"(?<!\r)\n")

@@ -19,7 +19,6 @@ from balancer.errors import (
     CLIENT_STALLED,
     HEAD_TIMEOUT,
     HEAD_TOO_LARGE,
-    TUNNEL_CLOSED,
     Outcome,
     ProtocolError,
 )
@@ -28,7 +27,7 @@ from balancer.http1.forwarding import Forwarder
 from balancer.http1.request import RequestHead, check_partial_head, parse_request_head
 from balancer.proxy.answering import fields_for
 from balancer.proxy.exchange import Exchange
-from balancer.proxy.report import count_termination
+from balancer.proxy.report import report_refusal
 from balancer.proxy.upstream import HIGH_WATER
 
 if TYPE_CHECKING:
@@ -50,7 +49,6 @@ class Downstream(asyncio.Protocol):
         "_ahead",
         "_buffer",
         "_empty_lines",
-        "_head_from",
         "_lingered",
         "_paused",
         "_stalled_size",
@@ -58,6 +56,7 @@ class Downstream(asyncio.Protocol):
         "deadline",
         "exchange",
         "forwarder",
+        "head_from",
         "listener",
         "must_close",
         "peer",
@@ -85,7 +84,7 @@ class Downstream(asyncio.Protocol):
         self.slot_at = math.inf
         self._ahead = b""
         self._buffer: bytearray | None = None
-        self._head_from = 0.0
+        self.head_from = 0.0
         self._empty_lines = 0
         self._lingered = 0
         self._paused = False
@@ -109,7 +108,7 @@ class Downstream(asyncio.Protocol):
             networks=listener.networks,
             forwarded=listener.forwarded,
         )
-        self._head_from = now = monotonic()
+        self.head_from = now = monotonic()
         refusal = self.server.admit(self, now)
         if refusal is not None:
             self.refused = True
@@ -133,7 +132,8 @@ class Downstream(asyncio.Protocol):
             self._body_data(data)
         elif state == IN_TUNNEL:
             assert self.exchange is not None
-            self.exchange.tunnel_from_client(data)
+            assert self.exchange.tunnel is not None
+            self.exchange.tunnel.from_client(data)
         else:
             self._lingered += len(data)
             if self._lingered > LINGER_BYTES:
@@ -141,7 +141,7 @@ class Downstream(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The client's FIN. After a complete request it counts as gone, unless `half_close: allow`; DESIGN 6."""
-        if self.state == BUSY and self.listener.half_close:
+        if self.state == BUSY and self.listener.half_close and self.listener.tls is None:
             self.must_close = True
             if self.exchange is not None:
                 self.exchange.close = True
@@ -276,7 +276,7 @@ class Downstream(asyncio.Protocol):
             return
         if self._buffer is None:
             self._buffer = bytearray(data)
-            self._head_from = now = monotonic()
+            self.head_from = now = monotonic()
             self._watch_until(now + self.listener.timeouts.head)
 
     def _more_head(self, data: bytes) -> None:
@@ -382,13 +382,13 @@ class Downstream(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """Read no more from the client for now."""
-        if not self._paused and not self.closed:
+        if not self._paused and not self.closed and not self.transport.is_closing():
             self._paused = True
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Read on."""
-        if self._paused and not self.closed:
+        if self._paused and not self.closed and not self.transport.is_closing():
             if self.state == BUSY and (len(self._ahead) > AHEAD_BYTES or b"\r\n\r\n" in self._ahead):
                 return
             self._paused = False
@@ -409,12 +409,8 @@ class Downstream(asyncio.Protocol):
         """End whatever goes on here at once."""
         exchange = self.exchange
         if exchange is not None and self._active():
-            tunnel = self.state == IN_TUNNEL
             self.state = LINGERING
-            if tunnel:
-                exchange.end_tunnel(outcome)
-            else:
-                exchange.cancel(outcome)
+            exchange.cancel(outcome)
         if not self.closed:
             self.transport.abort()
 
@@ -425,20 +421,12 @@ class Downstream(asyncio.Protocol):
         exchange = self.exchange
         if exchange is None or not self._active():
             return
-        tunnel = self.state == IN_TUNNEL
         self.state = LINGERING
-        if tunnel:
-            exchange.end_tunnel(TUNNEL_CLOSED)
-        else:
-            exchange.cancel()
+        exchange.cancel()
 
     def _refuse(self, outcome: Outcome, *, counted: bool = False) -> None:
         """Answer something that is no request we can serve, and close."""
-        listener = self.listener
         self._buffer = None
-        if not counted:
-            listener.unrouted[outcome.status // 100] += 1
-            count_termination(self, outcome)
         if self.closed:
             return
         out = answer(
@@ -447,7 +435,8 @@ class Downstream(asyncio.Protocol):
             date=self.server.date.refresh(),
             fields=fields_for(outcome, outcome.status),
         )
-        listener.bytes_out[0] += len(out)
+        if not counted:
+            report_refusal(self, outcome, len(out))
         self.transport.write(out)
         if self.refused and not self.server.may_linger():
             self.close()
@@ -471,5 +460,5 @@ class Downstream(asyncio.Protocol):
             return
         self._watch_until(monotonic() + LINGER_SECONDS)
         self.resume_reading()
-        if self.transport.can_write_eof():
+        if self.transport.can_write_eof() and not self.transport.is_closing():
             self.transport.write_eof()

@@ -38,7 +38,8 @@ from balancer.proxy import answering
 from balancer.proxy.body import RequestBody, ResponseBody
 from balancer.proxy.connections import ConnectError
 from balancer.proxy.report import report
-from balancer.proxy.upstream import IN_BODY, IN_TUNNEL, Upstream, deadline_after
+from balancer.proxy.tunnel import Tunnel
+from balancer.proxy.upstream import IN_BODY, Upstream, deadline_after
 
 if TYPE_CHECKING:
     from balancer.proxy.downstream import Downstream
@@ -67,6 +68,7 @@ class Exchange:
         "close",
         "connect_s",
         "continue_timer",
+        "continued",
         "destination",
         "downstream",
         "first_byte_s",
@@ -75,6 +77,7 @@ class Exchange:
         "loads",
         "outcome",
         "payload",
+        "persists",
         "request_id",
         "response_body",
         "reused",
@@ -85,6 +88,7 @@ class Exchange:
         "task",
         "timer",
         "tried",
+        "tunnel",
         "upstream",
     )
 
@@ -106,6 +110,7 @@ class Exchange:
         self.body: RequestBody | None = None
         self.response_body: ResponseBody | None = None
         self.destination: Destination | None = None
+        self.tunnel: Tunnel | None = None
         self.route = None
 
     # (1) From the request head to an action.
@@ -120,12 +125,13 @@ class Exchange:
         self.head = head
         self.started = monotonic()
         self.status = self.attempts = self.interims = 0
-        self.bytes_in = offset
+        self.bytes_in = len(head.raw)
         self.bytes_out = 0
         self.connect_s = self.first_byte_s = -1.0
         self.body = self.response_body = None
         self.destination = None
         self.backend = None
+        self.continued = False
         self.outcome = COMPLETED
         self.request_id = head.request_id
         self.close = not head.keep_alive or downstream.must_close or (head.minor == 0 and not listener.http10_keepalive)
@@ -141,26 +147,24 @@ class Exchange:
         if head.via and downstream.forwarder.loops(head):
             answering.outcome(self, LOOP)
             return offset if self.body is None else -1
-        if head.continues:
-            self.continue_timer = self.server.deadlines.at(self.started + CONTINUE_AFTER, self._continue_anyway)
         if not head.request_id:
             self.request_id = self.server.next_request_id()
+        payload = self._head_for(route, destination)
+        end = offset
+        body = self.body
+        if body is not None:
+            if len(data) > offset:
+                first, end = body.feed(data, offset)
+                payload += first
+                self.bytes_in += (len(data) if end < 0 else end) - offset
+            elif not body.done:
+                end = -1
+        self.payload = payload
+        # From here on nothing raises: what is started now has an owner that ends it.
         if route.timeout is not None:
             self.timer = self.server.deadlines.at(self.started + route.timeout, self.fail, EXCHANGE_TIMEOUT)
-        payload = self._head_for(route, destination)
-        body = self.body
-        if body is None:
-            self.payload = payload
-            self._attempt()
-            return offset
-        end = offset
-        if len(data) > offset:
-            first, end = body.feed(data, offset)
-            payload += first
-            self.bytes_in += (len(data) if end < 0 else end) - offset
-        elif not body.done:
-            end = -1
-        self.payload = payload
+        if head.continues:
+            self.continue_timer = self.server.deadlines.at(self.started + CONTINUE_AFTER, self._continue_anyway)
         self._attempt()
         return end
 
@@ -266,8 +270,7 @@ class Exchange:
         unread = self.body is not None and not self.body.done
         if unread or self.server.closing or (length < 0 and request.minor == 0):
             self.close = True
-        if not head.keep_alive:
-            upstream.requests = 1 << 30  # over any max_requests: give_back closes it
+        self.persists = head.keep_alive
         route = self.route
         assert route is not None
         out = response_head(
@@ -311,19 +314,20 @@ class Exchange:
             if not self.head.upgrade or head.upgrade != b"websocket":
                 self.fail(BAD_RESPONSE, "101 that was not asked for")
                 return
-            self._open_tunnel(upstream, head, data, end)
+            self.status = 101
+            self.first_byte_s = monotonic() - self.attempt_started
+            self._stop_timers()  # the exchange is answered; a tunnel has a timeout of its own
+            self.tunnel = Tunnel(self, upstream, head, data[end:])
+            self.tunnel.open()
             return
         self.interims += 1
         if self.interims > INTERIM_MAX:
             self.fail(BAD_RESPONSE, f"more than {INTERIM_MAX} interim responses")
             return
         self.payload = b""  # the backend has seen the request: no silent second sending
-        if head.status == 100:
-            late = self.continue_timer is None  # we said it already, or the client did not ask
-            self._stop_continue_timer()
-        else:
-            late = False
-        if self.head.minor == 1 and not late:
+        said, self.continued = self.continued, False
+        self._stop_continue_timer()
+        if self.head.minor == 1 and not (head.status == 100 and said):
             out = response_head(head, minor=1, close=False, date=b"", edit=None)
             self.bytes_out += len(out)
             self.downstream.transport.write(out)
@@ -336,8 +340,15 @@ class Exchange:
         """The backend said nothing to Expect: let the body come, as RFC 9110 10.1.1 lets a client do."""
         self.continue_timer = None
         if self.status == 0 and self.interims == 0:
+            self.continued = True
             self.downstream.transport.write(CONTINUE)
             self.bytes_out += len(CONTINUE)
+
+    def _stop_timers(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        self._stop_continue_timer()
 
     def _stop_continue_timer(self) -> None:
         if self.continue_timer is not None:
@@ -386,7 +397,7 @@ class Exchange:
         upstream = self.upstream
         assert upstream is not None
         unread = self.body is not None and not self.body.done
-        if clean and not unread:
+        if clean and self.persists and not unread:
             upstream.release(now)
         else:
             upstream.discard()
@@ -439,17 +450,11 @@ class Exchange:
 
     def upstream_lost(self) -> None:
         """The backend's connection is gone while it was ours."""
-        if self.upstream is not None and self.upstream.state == IN_TUNNEL:
-            self.upstream = None
-            self.end_tunnel(TUNNEL_CLOSED)
-            return
-        body = self.response_body
         self.upstream = None
-        if self.status:
-            if body is not None and body.until_close:
-                self.fail(UPSTREAM_TRUNCATED, "the backend reset the connection inside the body")
-            else:
-                self.fail(UPSTREAM_TRUNCATED, "the backend closed inside the body")
+        if self.tunnel is not None:
+            self.tunnel.end(TUNNEL_CLOSED)
+        elif self.status:
+            self.fail(UPSTREAM_TRUNCATED, "the backend closed or reset the connection inside the body")
         elif self.reused and self.interims == 0:
             self.fail(STALE_CONNECTION, "a reused connection closed before an answer")
         else:
@@ -457,6 +462,9 @@ class Exchange:
 
     def cancel(self, outcome: Outcome | None = None) -> None:
         """The client is gone (or stalled, or the process stops): end the attempt, count, say nothing."""
+        if self.tunnel is not None:
+            self.tunnel.end(TUNNEL_CLOSED if outcome is None else outcome)
+            return
         now = monotonic()
         if outcome is None:
             if self.status:
@@ -475,6 +483,14 @@ class Exchange:
         self.outcome = outcome
         self._finish(now)
 
+    def ended(self, outcome: Outcome) -> None:
+        """A tunnel is over."""
+        now = monotonic()
+        self.tunnel = None
+        self._end_attempt(outcome, now)
+        self.outcome = outcome
+        self._finish(now)
+
     def _end_attempt(self, outcome: Outcome, now: float) -> None:
         backend = self.backend
         if not self.attempting or backend is None:
@@ -489,12 +505,8 @@ class Exchange:
         backend.counters.attempt_ended(self.status, latency)
 
     def _finish(self, now: float) -> None:
-        timer = self.timer
-        if timer is not None:
-            self.timer = None
-            timer.cancel()
-        if self.continue_timer is not None:
-            self._stop_continue_timer()
+        if self.timer is not None or self.continue_timer is not None:
+            self._stop_timers()
         self.payload = b""
         report(self, now - self.started)
 
@@ -529,52 +541,3 @@ class Exchange:
         """The client's write buffer drained."""
         if self.upstream is not None:
             self.upstream.resume_reading()
-
-    # Tunnels (RFC 9110 7.8): after a backend's 101, bytes both ways until one side closes.
-
-    def _open_tunnel(self, upstream: Upstream, head: ResponseHead, data: bytes, end: int) -> None:
-        self.status = 101
-        self.first_byte_s = monotonic() - self.attempt_started
-        route = self.route
-        assert route is not None
-        out = response_head(head, minor=1, close=False, date=b"", edit=route.edit_response) + data[end:]
-        self.bytes_out += len(out)
-        upstream.state = IN_TUNNEL
-        self.downstream.transport.write(out)
-        self._watch_tunnel(upstream)
-        early = self.downstream.tunnel_opened()
-        if early:
-            self.tunnel_from_client(early)
-
-    def tunnel_from_client(self, data: bytes) -> None:
-        """Bytes of an open tunnel, towards the backend."""
-        upstream = self.upstream
-        if upstream is not None and not upstream.closed:
-            self.bytes_in += len(data)
-            upstream.transport.write(data)
-            self._watch_tunnel(upstream)
-
-    def tunnel_from_backend(self, data: bytes) -> None:
-        """Bytes of an open tunnel, towards the client."""
-        self.bytes_out += len(data)
-        if not self.downstream.closed:
-            self.downstream.transport.write(data)
-        if self.upstream is not None:
-            self._watch_tunnel(self.upstream)
-
-    def _watch_tunnel(self, upstream: Upstream) -> None:
-        destination = self.destination
-        assert destination is not None
-        upstream.watch_until(deadline_after(destination.pool.tunnel_idle))
-
-    def end_tunnel(self, outcome: Outcome) -> None:
-        """One side closed, or both were silent too long: flush what is written and close the other."""
-        now = monotonic()
-        upstream = self.upstream
-        if upstream is not None:
-            self.upstream = None
-            upstream.finish_tunnel()
-        self._end_attempt(outcome, now)
-        self.outcome = outcome
-        self._finish(now)
-        self.downstream.end_tunnel()

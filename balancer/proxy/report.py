@@ -3,7 +3,7 @@
 from bisect import bisect_left
 from typing import TYPE_CHECKING
 
-from balancer.clock import wall
+from balancer.clock import monotonic, wall
 from balancer.errors import COMPLETED, Outcome
 from balancer.telemetry import metrics
 from balancer.telemetry.access_log import ENDINGS, format_line
@@ -57,6 +57,36 @@ def count_termination(downstream: "Downstream", outcome: Outcome) -> None:
     downstream.server.registry.cells(
         metrics.TERMINATIONS, downstream.listener.name, outcome.source, outcome.phase, outcome.reason
     )[0] += 1
+
+
+def report_refusal(downstream: "Downstream", outcome: Outcome, bytes_out: int) -> None:
+    """Count and log what never became an exchange: bytes that are no request we serve, or a client over a limit."""
+    listener = downstream.listener
+    listener.unrouted[outcome.status // 100] += 1
+    listener.bytes_out[0] += bytes_out
+    count_termination(downstream, outcome)
+    access_log = downstream.server.access_log
+    if access_log is not None:
+        seconds = monotonic() - downstream.head_from
+        access_log.append(
+            format_line(
+                wall(),
+                b"-",
+                downstream.peer_bytes,
+                listener.log_head,
+                b"-",
+                0,
+                b"-",
+                b"-",
+                outcome.status,
+                ENDINGS[outcome.reason],
+                0,
+                bytes_out,
+                -1.0,
+                -1.0,
+                seconds,
+            )
+        )
 
 
 def _log(exchange: "Exchange", seconds: float) -> None:

@@ -83,12 +83,16 @@ class Upstream(asyncio.Protocol):
         elif state == IN_BODY:
             exchange.response_data(data, 0)
         elif state == IN_TUNNEL:
-            exchange.tunnel_from_backend(data)
+            assert exchange.tunnel is not None
+            exchange.tunnel.from_backend(data)
 
     def eof_received(self) -> bool:
         """The backend's FIN: the end of a close-delimited body, of a tunnel, or of patience."""
         exchange = self.exchange
-        if exchange is not None and self.state == IN_BODY:
+        if exchange is None:
+            self.connections.drop(self)  # before the loop says that it is lost: nobody may take it meanwhile
+            self.closed = True
+        elif self.state == IN_BODY:
             exchange.response_eof()
         return False
 
@@ -133,7 +137,8 @@ class Upstream(asyncio.Protocol):
         elif self.state == IN_BODY:
             exchange.fail(BODY_IDLE_TIMEOUT)
         else:
-            exchange.end_tunnel(TUNNEL_IDLE)
+            assert exchange.tunnel is not None
+            exchange.tunnel.end(TUNNEL_IDLE)
 
     # What the exchange calls.
 
@@ -148,7 +153,7 @@ class Upstream(asyncio.Protocol):
     def watch_until(self, deadline: float) -> None:
         """Move the deadline; math.inf = none."""
         self.deadline = deadline
-        if deadline < self.slot_at:
+        if deadline < self.slot_at and not self.closed:
             self.connections.wheel.watch(self)
 
     def release(self, now: float) -> None:
@@ -176,13 +181,13 @@ class Upstream(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """Stop the backend: the client reads slowly."""
-        if self._reading and not self.closed:
+        if self._reading and not self.closed and not self.transport.is_closing():
             self._reading = False
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Let it go on."""
-        if not self._reading and not self.closed:
+        if not self._reading and not self.closed and not self.transport.is_closing():
             self._reading = True
             self.transport.resume_reading()
 
