@@ -1,0 +1,119 @@
+"""The admin API: metrics, liveness, readiness and the state of pools, over `transport.http_server`.
+
+Who may ask: a request's Host must be an IP address, `localhost` or a configured name, because a web page can make
+a browser send requests here under a name of its own (DNS rebinding); with a token set, everything but the two
+probes needs it. Answers say what is wrong with a request and nothing about our inside.
+"""
+
+import asyncio
+import hmac
+import ipaddress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Protocol
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from balancer.admin.status import PoolStatus
+from balancer.telemetry.aggregate import Aggregate
+from balancer.telemetry.exposition import CONTENT_TYPE, render
+from balancer.transport.http_server import Request, Response, error_response
+
+READ = ("GET", "HEAD")
+
+
+class SupervisorView(Protocol):
+    """What the API may know of the supervisor."""
+
+    def readiness(self) -> str | None:
+        """None when ready, else why not, in words for a person."""
+
+    async def aggregate(self) -> Aggregate:
+        """The sum of all workers, pulled now, with the supervisor's own values set."""
+
+    async def pools(self) -> list[PoolStatus]:
+        """Every pool as it is now, in the order of the file, counts pulled now (`admin.status.pool_statuses`)."""
+
+    def generation(self) -> int:
+        """Number of the configuration in use."""
+
+
+class AdminApi:
+    """The handler for `HttpServer`. `hosts`: further Host values to accept, without port."""
+
+    def __init__(self, view: SupervisorView, token: str | None, hosts: frozenset[str]) -> None:
+        self._view = view
+        self._token = token
+        self._hosts = frozenset(host.lower().rstrip(".") for host in hosts) | {"localhost"}
+        self._routes: dict[str, Callable[[dict[str, str]], Awaitable[Response]]] = {
+            "/metrics": self._metrics,
+            "/livez": self._livez,
+            "/readyz": self._readyz,
+            "/api/v1/pools": self._pools,
+        }
+
+    async def __call__(self, request: Request) -> Response:
+        """Answer one request."""
+        if not self._host_accepted(request.headers.get("host", "")):
+            return error_response(
+                403, "host_refused", "the Host must be an IP address, localhost, or a name in admin.hosts"
+            )
+        answer = self._routes.get(request.path)
+        if request.path not in ("/livez", "/readyz") and not self._authorized(request.headers.get("authorization", "")):
+            return error_response(
+                401, "token_required", "send Authorization: Bearer TOKEN", (("www-authenticate", "Bearer"),)
+            )
+        if answer is None:
+            return error_response(404, "not_found", f"there is nothing here; known: {', '.join(self._routes)}")
+        if request.method not in READ:
+            return error_response(405, "method_not_allowed", f"use {' or '.join(READ)}", (("allow", ", ".join(READ)),))
+        return await answer(dict(parse_qsl(request.query, keep_blank_values=True)))
+
+    def _host_accepted(self, host: str) -> bool:
+        name = host.lower()
+        if name.startswith("["):
+            name = name[1:].partition("]")[0]
+        elif name.count(":") == 1:
+            name = name.partition(":")[0]
+        if name.rstrip(".") in self._hosts:
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+    def _authorized(self, authorization: str) -> bool:
+        if self._token is None:
+            return True
+        scheme, _, token = authorization.partition(" ")
+        given, wanted = token.strip().encode(), self._token.encode()
+        return hmac.compare_digest(given, wanted) and scheme.lower() == "bearer"
+
+    async def _metrics(self, query: dict[str, str]) -> Response:
+        durations = query.get("durations")
+        if durations not in (None, "all"):
+            return error_response(400, "bad_query", "durations can be all")
+        aggregate = await self._view.aggregate()
+        pool = query.get("pool")
+        if pool is not None and pool not in aggregate.pools():
+            return error_response(404, "unknown_pool", "no pool of this name has any metrics")
+        return Response(200, _in_turns(aggregate, pool, durations == "all"), CONTENT_TYPE)
+
+    async def _livez(self, query: dict[str, str]) -> Response:
+        return Response(200, b"live\n")
+
+    async def _readyz(self, query: dict[str, str]) -> Response:
+        reason = self._view.readiness()
+        return Response(200, b"ready\n") if reason is None else error_response(503, "not_ready", reason)
+
+    async def _pools(self, query: dict[str, str]) -> Response:
+        known = {"pools": await self._view.pools(), "generation": self._view.generation()}
+        return Response(200, msgspec.json.encode(known) + b"\n", "application/json")
+
+
+async def _in_turns(aggregate: Aggregate, pool: str | None, all_durations: bool) -> AsyncIterator[bytes]:
+    """The metrics text with a turn for the loop after each piece."""
+    for piece in render(aggregate, pool, all_durations=all_durations):
+        yield piece
+        await asyncio.sleep(0)
