@@ -21,6 +21,8 @@ SLOT: Final = 1 / SLOTS_PER_SECOND
 SLOTS: Final = 1024
 """Slots of the wheel: 102.4 s, more than the 75 s of an idle client connection. An entry whose deadline is
 farther is looked at once per turn and put farther on; memory does not depend on how long timeouts are."""
+_AT_ONCE: Final = -math.inf
+"""`slot_at` of an entry that was taken out of its slot and is about to be looked at: it needs no filing."""
 _GARBAGE_MIN: Final = 64
 """Cancelled entries that a heap may always hold: compacting smaller ones costs more than it frees."""
 _ROUNDING: Final = 0.001
@@ -76,7 +78,7 @@ class TimerWheel:
     def watch(self, entry: Watched) -> None:
         """Look at `entry` when its deadline is reached; an earlier filing of it is undone."""
         self._unfile(entry)
-        if entry.deadline == math.inf:
+        if entry.deadline == math.inf or entry.slot_at == _AT_ONCE:
             return
         if self._timer is None and self._loop is not None:  # asleep, so the wheel stands where it was
             self._turned = max(self._turned, int(self._loop.time() * SLOTS_PER_SECOND))
@@ -119,14 +121,14 @@ class TimerWheel:
         self._slots[index] = {}
         self._filed -= len(slot)
         for entry in slot.values():
-            entry.slot_at = math.inf
+            entry.slot_at = _AT_ONCE
             self._due.append(entry)
 
     def _look_at(self, entry: Watched, now: float) -> None:
+        entry.slot_at = math.inf
         if entry.deadline <= now:
-            self._unfile(entry)  # it may have been watched again while it was waiting to be looked at
             entry.on_deadline(now)
-        elif entry.slot_at == math.inf and entry.deadline != math.inf:
+        elif entry.deadline != math.inf:
             self._file(entry)
 
     def _file(self, entry: Watched) -> None:
@@ -137,11 +139,11 @@ class TimerWheel:
         self._filed += 1
 
     def _unfile(self, entry: Watched) -> None:
-        if entry.slot_at == math.inf:
+        if entry.slot_at in (math.inf, _AT_ONCE):
             return
         slot = self._slots[round(entry.slot_at * SLOTS_PER_SECOND) % SLOTS]
-        if slot.pop(id(entry), None) is not None:
-            self._filed -= 1
+        del slot[id(entry)]
+        self._filed -= 1
         entry.slot_at = math.inf
 
     def _arm(self, loop: Loop) -> None:
