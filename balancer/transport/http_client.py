@@ -4,6 +4,7 @@ Addresses are `http://host:port` and `unix:/path`. Not for traffic: the data pat
 """
 
 import asyncio
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -58,7 +59,9 @@ async def request(
     except TimeoutError:
         raise HttpClientError(f"no complete answer from {url} within {timeout:g} s") from None
     except OSError as error:
-        raise HttpClientError(f"cannot talk to {url}: {error.strerror or error}") from None
+        # asyncio puts the address into strerror; a failed look-up has a negative errno and its own text.
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
+        raise HttpClientError(f"cannot talk to {url}: {reason}") from None
 
 
 def _address_of(url: str) -> tuple[str, int, str]:
