@@ -80,10 +80,9 @@ def parse_response_head(raw: bytes, method: bytes) -> ResponseHead:
     if status < 200 or status == 204:
         if head.length > 0 and status == 204:
             raise ProtocolError(BAD_RESPONSE, "204 with content")
-        _drop_framing(head)
+        _without_body(head)
     elif method == b"HEAD" or status == 304:
-        if head.length == CHUNKED:
-            _drop_framing(head)
+        head.rewritten_length = False
         head.length = NO_BODY
     elif status == 205 and head.length != NO_BODY:
         if head.length != UNTIL_CLOSE:
@@ -96,16 +95,14 @@ def parse_response_head(raw: bytes, method: bytes) -> ResponseHead:
     return head
 
 
-def _drop_framing(head: ResponseHead) -> None:
-    """1xx, 204, and the chunked of HEAD and 304: no body, whatever the fields say (RFC 9112 6.1, 6.3)."""
-    lowered = head.raw.lower()
-    names = (b"transfer-encoding", b"content-length") if head.status < 205 else (b"transfer-encoding",)
-    for name in names:
-        for match in re.finditer(rb"\r\n" + name + rb":[^\r]*", lowered):
-            if match.span() not in head.cuts:
-                head.cuts.append(match.span())
-                head.keep_alive = head.keep_alive and (name == b"content-length" or head.status >= 205)
-    head.cuts.sort()
+def _without_body(head: ResponseHead) -> None:
+    """1xx and 204 have no body and say no length, whatever came (RFC 9112 6.1, 6.3; RFC 9110 8.6)."""
+    if head.length == CHUNKED:
+        head.keep_alive = False  # who frames what cannot be there may send it, too
+    elif head.length >= 0 and not head.rewritten_length:
+        for match in re.finditer(rb"\r\ncontent-length:[^\r]*", head.raw.lower()):
+            head.cuts.append(match.span())
+        head.cuts.sort()
     head.length = NO_BODY
     head.rewritten_length = False
 
