@@ -7,8 +7,7 @@ The order is fixed: parse, remove nominated and hop-by-hop fields, apply the use
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
-from balancer.http1.request import CHUNKED, NO_BODY, UNTIL_CLOSE, RequestHead
-from balancer.http1.response import ResponseHead
+from balancer.http1.message import CHUNKED, NO_BODY, UNTIL_CLOSE, RequestHead, ResponseHead
 
 Networks = Sequence[IPv4Network | IPv6Network]
 LOOP_LIMIT = 2  # our own Via entry this often = a loop (RFC 9110 7.6: MUST NOT forward to itself)

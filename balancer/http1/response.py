@@ -8,17 +8,12 @@ import re
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from balancer.errors import BAD_RESPONSE, RESPONSE_HEAD_TOO_LARGE, ProtocolError
-from balancer.http1.answers import REASONS
-from balancer.http1.request import CHUNKED, NO_BODY, PROTECTED, TOKEN, UNTIL_CLOSE
+from balancer.http1.message import CHUNKED, NO_BODY, PLAIN_LENGTH, UNTIL_CLOSE, ResponseHead, cut_nominated
 
 HEAD_BYTES = 80 * 1024  # h11's and llhttp's own order; nginx's 4 KiB is a famous 502 (peers.md 3 no. 19)
 HEADER_COUNT = 200
 
 _FIELDS = re.compile(rb"\n(con(?:nection|tent-length)|transfer-encoding|date|keep-alive|proxy-connection|upgrade|te):")
-_DIGITS = re.compile(rb"0|[1-9][0-9]{0,17}")
-_TOKEN = re.compile(TOKEN)
-_OWN_OPTIONS = frozenset((b"close", b"keep-alive", b"upgrade", b"te", b""))
-_PLAIN_REASON = re.compile(rb"[\x20-\x7e\t]+")
 
 
 class _NoCallbacks:
@@ -26,36 +21,6 @@ class _NoCallbacks:
 
 
 _VERDICT_ONLY = _NoCallbacks()
-
-
-class ResponseHead:
-    """One response head. Treat as immutable once parsed.
-
-    `cuts` as in RequestHead. `length`: NO_BODY, CHUNKED, UNTIL_CLOSE or a number of bytes, given the request's
-    method. `keep_alive`: the backend will take another request on this connection.
-    """
-
-    __slots__ = ("cuts", "has_date", "keep_alive", "length", "line_end", "raw", "rewritten_length", "status", "upgrade")
-
-    def __init__(self, raw: bytes, status: int, line_end: int) -> None:
-        self.raw = raw
-        self.status = status
-        self.line_end = line_end
-        self.cuts: list[tuple[int, int]] = []
-        self.length = UNTIL_CLOSE
-        self.keep_alive = True
-        self.has_date = False
-        self.upgrade = b""
-        self.rewritten_length = False
-
-    @property
-    def status_line(self) -> bytes:
-        """Our version, the backend's code and reason (ours where it gave none), without CRLF."""
-        line = self.raw[: self.line_end]
-        reason = line[13:]
-        if not _PLAIN_REASON.fullmatch(reason):
-            reason = REASONS.get(self.status, b"Unknown")
-        return b"HTTP/1.1 %d %b" % (self.status, reason)
 
 
 def parse_response_head(raw: bytes, method: bytes) -> ResponseHead:
@@ -120,7 +85,7 @@ def _read_fields(head: ResponseHead, raw: bytes, old: bool) -> None:
         end = raw.find(b"\r\n", start)
         if name == b"content-length":
             value = raw[start:end].strip(b" \t")
-            if length != UNTIL_CLOSE or not _DIGITS.fullmatch(value):
+            if length != UNTIL_CLOSE or not PLAIN_LENGTH.fullmatch(value):
                 raise ProtocolError(BAD_RESPONSE, "Content-Length is repeated, not a plain number, or beside chunked")
             length = int(value)
             if end - start != len(value) + 1:
@@ -150,13 +115,7 @@ def _read_fields(head: ResponseHead, raw: bytes, old: bool) -> None:
 def _connection_options(head: ResponseHead, value: bytes, keep_alive: bool) -> bool:
     """Cut every field that Connection names (RFC 9110 7.6.1) and say whether the connection persists."""
     options = [option.strip(b" \t") for option in value.split(b",")]
-    lowered = head.raw.lower()
-    for option in options:
-        if option in _OWN_OPTIONS or option in PROTECTED or not _TOKEN.fullmatch(option):
-            continue
-        for match in re.finditer(rb"\r\n" + re.escape(option) + rb":[^\r]*", lowered):
-            if match.span() not in head.cuts:
-                head.cuts.append(match.span())
+    cut_nominated(head.raw.lower(), options, head.cuts)
     if b"close" in options:
         return False
     return keep_alive or b"keep-alive" in options

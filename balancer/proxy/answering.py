@@ -10,7 +10,7 @@ from balancer.errors import (
     Outcome,
 )
 from balancer.http1.answers import answer, prefers_json
-from balancer.http1.request import ALLOW, RequestHead
+from balancer.http1.message import ALLOW, RequestHead
 
 if TYPE_CHECKING:
     from balancer.proxy.exchange import Exchange

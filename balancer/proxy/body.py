@@ -6,7 +6,7 @@ Hot path for large bodies. Framing is never passed on: chunks are decoded and en
 
 from balancer.errors import BAD_BODY, BAD_RESPONSE_BODY, BODY_TOO_LARGE, ProtocolError
 from balancer.http1.framing import LAST_CHUNK, ChunkedDecoder, encode_chunk, last_chunk
-from balancer.http1.request import CHUNKED, UNTIL_CLOSE
+from balancer.http1.message import CHUNKED, UNTIL_CLOSE
 
 
 class RequestBody:

@@ -24,7 +24,8 @@ from balancer.errors import (
 )
 from balancer.http1.answers import answer
 from balancer.http1.forwarding import Forwarder
-from balancer.http1.request import RequestHead, check_partial_head, parse_request_head
+from balancer.http1.message import RequestHead
+from balancer.http1.request import check_partial_head, parse_request_head
 from balancer.proxy.answering import fields_for
 from balancer.proxy.exchange import Exchange
 from balancer.proxy.report import report_refusal

@@ -32,8 +32,7 @@ from balancer.errors import (
     ProtocolError,
 )
 from balancer.http1.forwarding import replace_host, request_head, response_head
-from balancer.http1.request import RequestHead
-from balancer.http1.response import ResponseHead
+from balancer.http1.message import RequestHead, ResponseHead
 from balancer.proxy import answering
 from balancer.proxy.body import RequestBody, ResponseBody
 from balancer.proxy.connections import ConnectError

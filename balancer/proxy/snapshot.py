@@ -16,7 +16,7 @@ from balancer.balancing.backend import Address, BackendState, LoadTable
 from balancer.balancing.pool import PoolState, make_strategy
 from balancer.config import model
 from balancer.http1.forwarding import Networks
-from balancer.http1.request import RequestHead
+from balancer.http1.message import RequestHead
 from balancer.routing.edits import HeaderEditor
 from balancer.routing.redirect import location
 from balancer.routing.rewrite import rewrite_target

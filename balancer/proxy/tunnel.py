@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from balancer.errors import Outcome
 from balancer.http1.forwarding import response_head
-from balancer.http1.response import ResponseHead
+from balancer.http1.message import ResponseHead
 from balancer.proxy.upstream import IN_TUNNEL, Upstream, deadline_after
 
 if TYPE_CHECKING:

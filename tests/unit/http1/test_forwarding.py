@@ -5,7 +5,8 @@ from ipaddress import ip_network
 import pytest
 
 from balancer.http1.forwarding import Forwarder, is_trusted, replace_host, request_head, response_head
-from balancer.http1.request import RequestHead, parse_request_head
+from balancer.http1.message import RequestHead
+from balancer.http1.request import parse_request_head
 from balancer.http1.response import parse_response_head
 
 TRUSTED = (ip_network("10.0.0.0/8"), ip_network("2001:db8::/32"))

@@ -4,7 +4,8 @@ import pytest
 
 from balancer import errors
 from balancer.http1.forwarding import remaining_lines
-from balancer.http1.request import CHUNKED, NO_BODY, RequestHead, check_partial_head, parse_request_head
+from balancer.http1.message import CHUNKED, NO_BODY, RequestHead
+from balancer.http1.request import check_partial_head, parse_request_head
 
 HOST = b"Host: a.example\r\n"
 
@@ -108,7 +109,8 @@ def test_connection_and_all_that_it_names_is_cut_but_protected_fields_stay() -> 
 
 def test_forwarding_fields_are_cut_and_remembered_and_their_twins_dropped() -> None:
     head = parse(
-        HOST + b"X-Forwarded-For: 1.1.1.1\r\nX_Forwarded_For: 9.9.9.9\r\nForwarded: for=2\r\nVia: 1.0 a\r\nVia: 1.1 b\r\n"
+        HOST
+        + b"X-Forwarded-For: 1.1.1.1\r\nX_Forwarded_For: 9.9.9.9\r\nForwarded: for=2\r\nVia: 1.0 a\r\nVia: 1.1 b\r\n"
     )
     assert kept(head) == b"\r\nHost: a.example"
     assert head.forwarding == [(b"x-forwarded-for", b"1.1.1.1"), (b"forwarded", b"for=2")]

@@ -4,8 +4,8 @@ import pytest
 
 from balancer import errors
 from balancer.http1.forwarding import remaining_lines
-from balancer.http1.request import CHUNKED, NO_BODY, UNTIL_CLOSE
-from balancer.http1.response import ResponseHead, parse_response_head
+from balancer.http1.message import CHUNKED, NO_BODY, UNTIL_CLOSE, ResponseHead
+from balancer.http1.response import parse_response_head
 
 
 def parse(lines: bytes, line: bytes = b"HTTP/1.1 200 OK", method: bytes = b"GET") -> ResponseHead:

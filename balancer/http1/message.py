@@ -1,0 +1,146 @@
+"""Heads as values: what the data path knows of a request and of a response."""
+
+import re
+
+from balancer.http1.answers import REASONS
+from balancer.http1.target import normalise_path, split_query
+
+# A body's length where it is no number of bytes.
+NO_BODY = 0
+CHUNKED = -1
+UNTIL_CLOSE = -2
+
+TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+PLAIN_LENGTH = re.compile(rb"0|[1-9][0-9]{0,17}")  # int() would take "+1", "1_0" and other scripts' digits
+# Fields that a client may not have removed by naming them in Connection (peers.md 3 no. 22, CVE-2024-45410).
+PROTECTED = frozenset(
+    b"host content-length transfer-encoding content-type content-encoding authorization cookie cache-control "
+    b"forwarded via x-request-id x-real-ip x-forwarded-for x-forwarded-proto x-forwarded-host x-forwarded-port "
+    b"expect date".split()
+)
+ALLOW = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+OWN_OPTIONS = frozenset(
+    (b"close", b"keep-alive", b"upgrade", b"te", b"")
+)  # connection options that name no other field
+_TOKEN = re.compile(TOKEN)
+_PLAIN_REASON = re.compile(rb"[\x20-\x7e\t]+")
+
+
+def cut_nominated(raw_lower: bytes, options: list[bytes], cuts: list[tuple[int, int]]) -> None:
+    """Add to `cuts` every field line that a Connection option names (RFC 9110 7.6.1), protected ones excepted."""
+    for option in options:
+        if option in OWN_OPTIONS or option in PROTECTED or not _TOKEN.fullmatch(option):
+            continue
+        for match in re.finditer(rb"\r\n" + re.escape(option) + rb":[^\r]*", raw_lower):
+            if match.span() not in cuts:
+                cuts.append(match.span())
+
+
+class RequestHead:
+    """One request head. Treat as immutable once parsed.
+
+    `raw` ends with the empty line; `line_end` is the offset of the CRLF behind the request line. `cuts` are spans
+    of `raw`, in order, each from the CRLF before a field line to the line's end. `length` is the body's: NO_BODY,
+    CHUNKED or a number of bytes. `forwarding` holds (name, value) of the X-Forwarded-*, X-Real-IP and Forwarded
+    lines that were cut, in order.
+    """
+
+    __slots__ = (
+        "_path",
+        "continues",
+        "cuts",
+        "forwarding",
+        "host",
+        "host_field",
+        "keep_alive",
+        "length",
+        "line_end",
+        "lowered",
+        "max_forwards",
+        "method",
+        "minor",
+        "no_host_line",
+        "raw",
+        "request_id",
+        "rewritten_length",
+        "target",
+        "te_trailers",
+        "upgrade",
+        "via",
+    )
+
+    lowered: bytes
+    line_end: int
+    method: bytes
+    target: bytes  # what is forwarded: origin-form, or b"*"
+    minor: int  # 0 or 1
+    host: bytes  # lower case, no port, no trailing dot; b"" = an HTTP/1.0 request without Host
+    host_field: bytes  # as received (from the target when it was absolute)
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+        self.host_field = b""
+        self.host = b""
+        self.no_host_line = False
+        self.cuts: list[tuple[int, int]] = []
+        self.length = NO_BODY
+        self.rewritten_length = False
+        self.request_id = b""
+        self.via = b""
+        self.forwarding: list[tuple[bytes, bytes]] = []
+        self.keep_alive = True
+        self.continues = False
+        self.te_trailers = False
+        self.upgrade = False
+        self.max_forwards = -1
+        self._path: bytes | None = None
+
+    @property
+    def path(self) -> bytes:
+        """The path normalised for matching, computed when a route asks. Raises ProtocolError(BAD_REQUEST)."""
+        path = self._path
+        if path is None:
+            path = self._path = normalise_path(split_query(self.target)[0])
+        return path
+
+    @property
+    def query(self) -> bytes:
+        """The query without its question mark."""
+        return split_query(self.target)[1]
+
+    def field(self, name: bytes) -> list[bytes]:
+        """All values of the field `name` (lower case), in order. O(head): for routes that ask, not for the path."""
+        return [
+            self.raw[m.start(1) : m.end(1)].strip(b" \t")
+            for m in re.finditer(rb"\n" + re.escape(name) + rb":([^\r]*)", self.lowered)
+        ]
+
+
+class ResponseHead:
+    """One response head. Treat as immutable once parsed.
+
+    `cuts` as in RequestHead. `length`: NO_BODY, CHUNKED, UNTIL_CLOSE or a number of bytes, given the request's
+    method. `keep_alive`: the backend will take another request on this connection.
+    """
+
+    __slots__ = ("cuts", "has_date", "keep_alive", "length", "line_end", "raw", "rewritten_length", "status", "upgrade")
+
+    def __init__(self, raw: bytes, status: int, line_end: int) -> None:
+        self.raw = raw
+        self.status = status
+        self.line_end = line_end
+        self.cuts: list[tuple[int, int]] = []
+        self.length = UNTIL_CLOSE
+        self.keep_alive = True
+        self.has_date = False
+        self.upgrade = b""
+        self.rewritten_length = False
+
+    @property
+    def status_line(self) -> bytes:
+        """Our version, the backend's code and reason (ours where it gave none), without CRLF."""
+        line = self.raw[: self.line_end]
+        reason = line[13:]
+        if not _PLAIN_REASON.fullmatch(reason):
+            reason = REASONS.get(self.status, b"Unknown")
+        return b"HTTP/1.1 %d %b" % (self.status, reason)
