@@ -1,14 +1,14 @@
 """What the supervisor and a worker say to each other. One union, so that a channel needs no sense of direction.
 
-A request is answered by: Prepare -> Prepared | Refused; Commit, Listen, Unlisten, Drain -> Done | Refused;
-PullCounters -> Counters; Ping -> Pong. Hello, Ready and pushed Counters are told without being asked.
+Requests and their answers: Prepare -> Prepared | Refused; Listen -> Ready; Commit, Unlisten, Drain -> Done;
+PullCounters -> Counters; Ping -> Pong. Hello and pushed Counters are told without being asked.
 """
 
 from typing import Literal
 
 import msgspec
 
-from balancer.config.model import Bind, Config, ResolvedBackend
+from balancer.config.model import Bind, Config, Log, ResolvedBackend
 from balancer.telemetry.registry import Sample
 
 PROTOCOL_VERSION = 1
@@ -16,6 +16,17 @@ PROTOCOL_VERSION = 1
 
 class Struct(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     """Base: immutable, told apart by the class's name."""
+
+
+class Start(msgspec.Struct, frozen=True):
+    """What a worker is told by its command line, as JSON: who it is, and the numbers of its descriptors."""
+
+    worker: int
+    rows: int
+    backend_columns: int
+    channel: int
+    memory: int
+    log: Log
 
 
 class Hello(Struct, frozen=True, tag=True):
@@ -27,7 +38,7 @@ class Hello(Struct, frozen=True, tag=True):
 
 
 class Ready(Struct, frozen=True, tag=True):
-    """Worker: I listen, and hold this generation."""
+    """Worker: I listen on all of these, and hold this generation."""
 
     generation: int
 
@@ -93,12 +104,18 @@ class Counters(Struct, frozen=True, tag=True):
     samples: list[Sample]
 
 
-class Listen(Struct, frozen=True, tag=True):
-    """Serve `listener` on the socket whose descriptor comes along. `key` is its name from now on."""
+class ListenOn(msgspec.Struct, frozen=True):
+    """One socket; `key` is its name from now on."""
 
     key: int
     listener: str
     bind: Bind
+
+
+class Listen(Struct, frozen=True, tag=True):
+    """Serve on the sockets whose descriptors come along, position for position."""
+
+    sockets: tuple[ListenOn, ...]
 
 
 class Unlisten(Struct, frozen=True, tag=True):

@@ -1,4 +1,4 @@
-"""Backends' host names to addresses, in threads, never fatal: a name that does not resolve gives a warning."""
+"""Backends' host names to addresses, in threads, never fatal: a name that does not resolve has no addresses."""
 
 import asyncio
 import ipaddress
@@ -18,10 +18,10 @@ Lookup = Callable[[str], Awaitable[Sequence[str]]]
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """What each backend's addresses are, position for position with the pools' backends, and what went wrong."""
+    """Every backend's addresses by (pool, backend name), and why a host name has none."""
 
-    addresses: dict[tuple[str, str], tuple[Address, ...]]  # (pool, backend name) ->
-    warnings: tuple[str, ...]
+    addresses: dict[tuple[str, str], tuple[Address, ...]]
+    failures: dict[str, str]
 
 
 async def look_up(host: str) -> Sequence[str]:
@@ -35,7 +35,7 @@ async def resolve(config: Config, lookup: Lookup = look_up, *, timeout: float = 
     """Addresses of every backend of `config`; each name is looked up once. Takes at most about `timeout` seconds."""
     names = dict.fromkeys(backend.host for pool in config.pools for backend in pool.backends if _is_name(backend))
     found: dict[str, tuple[str, ...]] = {}
-    warnings: list[str] = []
+    failures: dict[str, str] = {}
     gate = asyncio.Semaphore(AT_ONCE)
 
     async def one(name: str) -> None:
@@ -43,7 +43,7 @@ async def resolve(config: Config, lookup: Lookup = look_up, *, timeout: float = 
             try:
                 found[name] = tuple(dict.fromkeys(await lookup(name)))
             except OSError as error:
-                warnings.append(f"{name} does not resolve ({error.strerror or error}); its backends get no traffic")
+                failures[name] = error.strerror or str(error)
 
     tasks = {name: asyncio.ensure_future(one(name)) for name in names}
     if tasks:
@@ -51,13 +51,13 @@ async def resolve(config: Config, lookup: Lookup = look_up, *, timeout: float = 
         for name, task in tasks.items():
             if task in late:
                 task.cancel()
-                warnings.append(f"{name} was not resolved within {timeout:g} s; its backends get no traffic")
+                failures[name] = f"no answer within {timeout:g} s"
             else:
                 task.result()
     addresses = {
         (pool.name, backend.name): _addresses(backend, found) for pool in config.pools for backend in pool.backends
     }
-    return Resolution(addresses, tuple(warnings))
+    return Resolution(addresses, failures)
 
 
 def with_slots(

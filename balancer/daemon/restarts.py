@@ -8,10 +8,10 @@ STABLE_AFTER = 10.0  # seconds of service after which earlier deaths are forgive
 class Restarts:
     """The deaths of one worker slot. The first restart is at once; each further quick death doubles the wait."""
 
-    __slots__ = ("_quick_deaths", "_ready_at")
+    __slots__ = ("_ready_at", "quick_deaths")
 
     def __init__(self) -> None:
-        self._quick_deaths = 0
+        self.quick_deaths = 0
         self._ready_at: float | None = None
 
     def ready(self, now: float) -> None:
@@ -23,9 +23,9 @@ class Restarts:
         served = self._ready_at is not None and now - self._ready_at >= STABLE_AFTER
         self._ready_at = None
         if served:
-            self._quick_deaths = 0
-        self._quick_deaths += 1
-        if self._quick_deaths == 1:
+            self.quick_deaths = 0
+        self.quick_deaths += 1
+        if self.quick_deaths == 1:
             return 0.0
         # 2 ** 20 is far beyond the longest wait: the exponent is bounded, as deaths are not.
-        return min(LONGEST, FIRST * 2.0 ** min(self._quick_deaths - 2, 20))
+        return min(LONGEST, FIRST * 2.0 ** min(self.quick_deaths - 2, 20))

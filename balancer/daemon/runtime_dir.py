@@ -59,7 +59,7 @@ class RuntimeDir:
             os.close(lock)
             who = f" (process {holder})" if holder.isdigit() else ""
             raise RuntimeDirError(
-                f"runtime_dir {path}: another balancer uses it{who}; stop that one, or give this one its own runtime_dir"
+                f"runtime_dir {path}: another balancer uses it{who}; stop that one or give this one another runtime_dir"
             ) from None
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)

@@ -39,6 +39,11 @@ WORKER_DELAYED = _event(
     "worker.restart_delayed", "A worker that keeps ending waits for its next start.", "worker", "delay_ms", "ends"
 )
 WORKER_KILLED = _event("worker.killed", "A worker was silent for too long.", "worker", "pid", "silence_ms")
+WORKER_FAILED = _event("worker.failed", "A worker did not come up, or did not do what it was told.", "worker", "error")
+WORKER_ORPHANED = _event("worker.orphaned", "The supervisor is gone; the worker finishes and ends.", "reason")
+RUNS_AS_ROOT = _event("daemon.runs_as_root", "Started as root without `user`: the data path has all rights of root.")
+USER_IGNORED = _event("daemon.user_ignored", "Only root can change to another user; `user` is not followed.", "user")
+RELOAD_UNSUPPORTED = _event("config.reload_unsupported", "SIGHUP came, but reload is not supported yet.")
 
 CONFIG_COMMITTED = _event("config.committed", "Every worker took a new configuration.", "generation", "duration_ms")
 CONFIG_REFUSED = _event(

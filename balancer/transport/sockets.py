@@ -33,11 +33,11 @@ _DROP_SYN = (
 
 
 class BindError(BalancerError):
-    """An address cannot be listened on. The text names it, says why and what helps; `errno` may be 0."""
+    """An address cannot be listened on. The text names it, says why and what helps."""
 
-    def __init__(self, bind: Bind, why: str, number: int = 0) -> None:
+    def __init__(self, bind: Bind, why: str, *, in_use: bool = False) -> None:
         super().__init__(f"cannot bind {bind.text}: {why}")
-        self.errno = number
+        self.in_use = in_use
 
 
 def bind_sockets(bind: Bind, slots: int) -> list[socket.socket]:
@@ -58,7 +58,7 @@ def bind_sockets(bind: Bind, slots: int) -> list[socket.socket]:
     except OSError as error:
         for sock in sockets:
             sock.close()
-        raise BindError(bind, _why(bind, error), error.errno or 0) from error
+        raise BindError(bind, _why(bind, error), in_use=error.errno == errno.EADDRINUSE) from error
     return sockets
 
 
@@ -144,7 +144,7 @@ def _bind_unix(bind: Bind) -> socket.socket:
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
-        raise BindError(bind, _why(bind, error), error.errno or 0) from error
+        raise BindError(bind, _why(bind, error), in_use=error.errno == errno.EADDRINUSE) from error
     except BindError:
         sock.close()
         raise
@@ -160,7 +160,7 @@ def _clear_stale(bind: Bind) -> None:
     if not stat.S_ISSOCK(found.st_mode):
         raise BindError(bind, "a file that is not a socket stands there; remove it or choose another path")
     if _answers(bind.path):
-        raise BindError(bind, "another program listens there", errno.EADDRINUSE)
+        raise BindError(bind, "another program listens there", in_use=True)
     os.unlink(bind.path)
 
 

@@ -1,0 +1,35 @@
+"""`balancer run`: the daemon, in the foreground."""
+
+import sys
+
+import click
+
+from balancer.cli.config_file import UnusableFileError, read_config
+from balancer.cli.named_files import check_named_files
+from balancer.daemon import supervisor
+from balancer.errors import ConfigError
+
+
+@click.command(short_help="Run the daemon in the foreground.")
+@click.argument("config")
+def command(config: str) -> None:
+    """Run the balancer that the file CONFIG describes, in the foreground.
+
+    Prints a line `listening NAME URL` for each address and `admin URL` when it serves. SIGTERM or Ctrl-C stops it
+    in order; a second one at once. Exit status: 0 asked to stop, 1 the configuration cannot be used, 2 an address
+    cannot be bound, 3 it crashed.
+    """
+    try:
+        loaded = read_config(config)
+    except UnusableFileError as error:
+        click.echo(str(error), err=True)
+        sys.exit(supervisor.BAD_CONFIGURATION)
+    except ConfigError as error:
+        click.echo(str(error), err=True)
+        sys.exit(supervisor.BAD_CONFIGURATION)
+    problems = check_named_files(loaded)
+    for problem in [*loaded.warnings, *problems]:
+        click.echo(str(problem), err=True)
+    if any(not problem.warning for problem in problems):
+        sys.exit(supervisor.BAD_CONFIGURATION)
+    sys.exit(supervisor.run(loaded.config, config))

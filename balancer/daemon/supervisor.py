@@ -1,0 +1,272 @@
+"""The supervisor: binds, starts the workers, keeps them up, answers the admin address, and stops in order.
+
+It never carries traffic. `run` is the whole life of the daemon; the rest of this package is what it is made of.
+"""
+
+import asyncio
+import contextlib
+import functools
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import structlog
+import uvloop
+
+from balancer import __version__
+from balancer.admin.api import AdminApi
+from balancer.clock import monotonic
+from balancer.config.model import Config, Listener
+from balancer.daemon import privileges, runtime_dir
+from balancer.daemon.bindings import Bindings
+from balancer.daemon.children import RefusedError, WorkerError
+from balancer.daemon.files import FilesError, read_files
+from balancer.daemon.messages import Prepare, ReopenLogs, Start
+from balancer.daemon.privileges import Account, PrivilegeError
+from balancer.daemon.resolve import Resolution, resolve, with_slots
+from balancer.daemon.runtime_dir import RuntimeDir, RuntimeDirError
+from balancer.daemon.shared_memory import SharedMemory, SlotAllocator
+from balancer.daemon.shutdown import shut_down
+from balancer.daemon.view import View
+from balancer.daemon.workers import Workers
+from balancer.telemetry import events, logs
+from balancer.telemetry.registry import Sample
+from balancer.transport.http_server import HttpServer
+from balancer.transport.sockets import BindError
+
+log = structlog.get_logger()
+
+OK, BAD_CONFIGURATION, CANNOT_BIND, CRASHED = range(4)
+# After a kill -9 the old workers may hold the addresses until they notice and close them.
+PATIENCE_AFTER_CRASH = 6.0
+_KILLED_WITHIN = 5.0
+
+
+class Supervisor:
+    """The daemon once everything is bound. Made inside the running loop."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        bindings: Bindings,
+        runtime: RuntimeDir,
+        files: Mapping[str, bytes],
+        token: str | None,
+        out: TextIO,
+    ) -> None:
+        self._config = config
+        self._bindings = bindings
+        self._runtime = runtime
+        self._files = dict(files)
+        self._out = out
+        backends = sum(len(pool.backends) for pool in config.pools)
+        self._memory = SharedMemory.create(rows=config.workers, backends=backends)
+        self._slots = SlotAllocator(self._memory.backend_columns)
+        self._plan: Prepare | None = None
+        self._stop = asyncio.Event()
+        self._stop_now = asyncio.Event()
+        self._workers = Workers(
+            config.workers,
+            bindings=bindings,
+            memory=self._memory,
+            plan=self._planned,
+            orders=self._orders,
+            counters=self._counted,
+            gone=self._worker_gone,
+        )
+        self._view = View(self._workers, self._memory, config)
+        self._admin = HttpServer(AdminApi(self._view, token, frozenset(config.admin.hosts)))
+
+    async def serve(self, admin: socket.socket, admin_url: str) -> int:
+        """Live. Returns the exit code."""
+        self._install_signals()
+        began = monotonic()
+        try:
+            await self._admin.start(admin)
+            self._runtime.write(runtime_dir.ADMIN_URL, f"{admin_url}\n")
+            return await self._live(admin_url)
+        finally:
+            self._workers.kill()
+            await self._workers.end(_KILLED_WITHIN)
+            await self._admin.close()
+            log.info(events.DAEMON_STOPPED, duration_ms=round((monotonic() - began) * 1000))
+
+    async def _live(self, admin_url: str) -> int:
+        stop = asyncio.ensure_future(self._stop.wait())
+        start = asyncio.ensure_future(self._start())
+        first: set[asyncio.Future[Any]] = {stop, start}
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        if not start.done():
+            start.cancel()
+            return OK  # asked to stop before it began to serve
+        try:
+            start.result()
+        except RefusedError as error:
+            for problem in error.problems:
+                sys.stderr.write(f"balancer: {problem}\n")
+            return BAD_CONFIGURATION
+        except WorkerError as error:
+            sys.stderr.write(f"balancer: {error}\n")
+            return CRASHED
+        self._announce(admin_url)
+        over: set[asyncio.Future[Any]] = {stop, self._workers.failed}
+        await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
+        if self._workers.failed.done():
+            self._workers.failed.result()  # raises: ours is the fault, and the log shall say where
+        await self._end_in_order()
+        return OK
+
+    async def _start(self) -> None:
+        resolution = await resolve(self._config)
+        self._log_failures(resolution)
+        backends = with_slots(self._config, resolution, self._slots, generation=1)
+        self._plan = Prepare(1, self._config, backends, self._files)
+        self._view.serve_generation(1, backends)
+        await self._workers.start()
+
+    def _announce(self, admin_url: str) -> None:
+        """The lines that tell people and scripts that we are ready, and where."""
+        self._view.ready = True
+        log.info(events.DAEMON_STARTED, version=__version__, workers=self._config.workers, generation=1)
+        lines = [f"listening {listener} {url}" for listener, url in self._bindings.announced]
+        try:
+            self._out.write("\n".join([*lines, f"admin {admin_url}", ""]))
+            self._out.flush()
+        except OSError:
+            log.warning(events.LIBRARY_LOGGED, logger="stdout", message="nobody reads the lines that say where we are")
+
+    async def _end_in_order(self) -> None:
+        self._view.draining = True
+        now = asyncio.ensure_future(self._stop_now.wait())
+        orderly = asyncio.ensure_future(shut_down(self._config, self._workers, self._bindings))
+        await asyncio.wait({now, orderly}, return_when=asyncio.FIRST_COMPLETED)
+        if orderly.done():
+            orderly.result()
+        else:
+            orderly.cancel()
+
+    # ---- signals
+
+    def _install_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop_requested, number)
+        loop.add_signal_handler(signal.SIGHUP, lambda: log.warning(events.RELOAD_UNSUPPORTED))
+        loop.add_signal_handler(signal.SIGUSR1, self._reopen_logs)
+
+    def _stop_requested(self, number: signal.Signals) -> None:
+        again = self._stop.is_set()
+        log.info(events.DAEMON_STOPPING, signal=number.name, phase="at once" if again else "begin")
+        (self._stop_now if again else self._stop).set()
+
+    def _reopen_logs(self) -> None:
+        for child in self._workers.living():
+            child.tell(ReopenLogs())
+
+    # ---- what the workers need and tell
+
+    def _planned(self) -> Prepare:
+        assert self._plan is not None  # _start sets it before the first worker is there to ask
+        return self._plan
+
+    def _orders(self, slot: int, channel: int) -> Start:
+        return Start(
+            worker=slot,
+            rows=self._memory.rows,
+            backend_columns=self._memory.backend_columns,
+            channel=channel,
+            memory=self._memory.fd,
+            log=self._config.log,
+        )
+
+    def _counted(self, slot: int, samples: list[Sample]) -> None:
+        self._view.counted.add(slot, samples)
+
+    def _worker_gone(self, slot: int) -> None:
+        self._view.counted.worker_gone(slot)
+
+    def _log_failures(self, resolution: Resolution) -> None:
+        for pool in self._config.pools:
+            for backend in pool.backends:
+                error = resolution.failures.get(backend.host)
+                if error is not None:
+                    log.warning(
+                        events.NAME_FAILED, pool=pool.name, backend=backend.name, host=backend.host, error=error
+                    )
+
+
+def run(config: Config, config_path: str, out: TextIO | None = None) -> int:
+    """The whole life of the daemon, in the foreground. Lines for people go to `out` (standard output).
+
+    Returns the exit code: 0 asked to stop, 1 the configuration cannot be used, 2 an address cannot be bound or
+    another daemon runs here, 3 crashed.
+    """
+    logs.configure(config.log.level, config.log.format, sys.stderr, process="supervisor")
+    privileges.raise_descriptor_limit()
+    try:
+        files = read_files(config)
+        token = Path(config.admin.token_file).read_text("utf-8").strip() if config.admin.token_file else None
+        account = privileges.find_account(config.user, config.group)
+    except (FilesError, PrivilegeError, OSError, UnicodeDecodeError) as error:
+        return _refuse(error, BAD_CONFIGURATION)
+    place = config.runtime_dir or runtime_dir.default_path(config_path, os.environ, os.geteuid())
+    try:
+        runtime = RuntimeDir.take(Path(place))
+    except RuntimeDirError as error:
+        return _refuse(error, CANNOT_BIND)
+    try:
+        with contextlib.ExitStack() as opened:
+            opened.callback(runtime.close)
+            patience = PATIENCE_AFTER_CRASH if runtime.after_crash else 0.0
+            bindings = Bindings.open(config, patience=patience)
+            opened.callback(bindings.remove_files)
+            opened.callback(bindings.close)
+            admin = Bindings.open(_only_admin(config), patience=patience)
+            opened.callback(admin.remove_files)
+            _change_user(config, account, runtime, (bindings, admin))
+            new = functools.partial(
+                Supervisor, config, bindings=bindings, runtime=runtime, files=files, token=token, out=out or sys.stdout
+            )
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                return runner.run(_serve(new, admin))
+    except BindError as error:
+        return _refuse(error, CANNOT_BIND)
+    except PrivilegeError as error:
+        return _refuse(error, BAD_CONFIGURATION)
+
+
+async def _serve(new: Callable[[], Supervisor], admin: Bindings) -> int:
+    (_, url), (listening, *_) = admin.announced[0], admin.of_slot(0)
+    return await new().serve(listening.sock, url)
+
+
+def _refuse(error: Exception, code: int) -> int:
+    for line in str(error).splitlines():
+        sys.stderr.write(f"balancer: {line}\n")
+    return code
+
+
+def _only_admin(config: Config) -> Config:
+    """The admin address as a configuration of one listener, so that it is bound like every other."""
+    admin = Listener(name="admin", bind=(config.admin.bind,))
+    return Config(listeners=(admin,), routes=(), pools=())
+
+
+def _change_user(config: Config, account: Account | None, runtime: RuntimeDir, bound: Sequence[Bindings]) -> None:
+    """Become the configured user, or say why not."""
+    if os.geteuid() != 0:
+        if account is not None and account.uid != os.geteuid():
+            log.warning(events.USER_IGNORED, user=account.name)
+        return
+    if account is None:
+        log.warning(events.RUNS_AS_ROOT)
+        return
+    runtime.give_to(account.uid, account.gid)
+    for bindings in bound:
+        bindings.give_files_to(account.uid, account.gid)
+    privileges.become(account)

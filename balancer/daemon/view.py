@@ -1,0 +1,92 @@
+"""What the admin address may know of the supervisor: readiness, the sum of all counters, the pools."""
+
+import asyncio
+import platform
+from collections.abc import Sequence
+
+from balancer import __version__
+from balancer.admin.status import PoolStatus, pool_statuses
+from balancer.config.model import Config, ResolvedBackend
+from balancer.daemon.children import Child
+from balancer.daemon.messages import PullCounters
+from balancer.daemon.shared_memory import Area, SharedMemory
+from balancer.daemon.workers import Workers
+from balancer.telemetry import metrics
+from balancer.telemetry.aggregate import Aggregate, read_process
+from balancer.transport.framed import ChannelError
+
+PULL_TIMEOUT = 0.25  # DESIGN 4: a scrape waits so long for a worker and then shows what it pushed last
+
+
+class View:
+    """The `SupervisorView` of `admin.api`. `counted` takes what the workers send."""
+
+    def __init__(self, workers: Workers, memory: SharedMemory, config: Config) -> None:
+        self.counted = Aggregate()
+        self.ready = False
+        self.draining = False
+        self._workers = workers
+        self._memory = memory
+        self._config = config
+        self._generation = 0
+        self._by_pool: dict[str, list[ResolvedBackend]] = {}
+        self.counted.set(metrics.BUILD_INFO, (__version__, platform.python_version()), 1)
+
+    def serve_generation(self, generation: int, backends: Sequence[ResolvedBackend]) -> None:
+        """A configuration is in use from now on, with these addresses."""
+        self._generation = generation
+        self._by_pool = {pool.name: [] for pool in self._config.pools}
+        for backend in backends:
+            self._by_pool[backend.pool].append(backend)
+
+    def readiness(self) -> str | None:
+        """None when ready, else why not."""
+        if self.draining:
+            return "draining"
+        if not self.ready:
+            return "starting"
+        return None if self._workers.ready() else "no worker"
+
+    def generation(self) -> int:
+        """Number of the configuration in use."""
+        return self._generation
+
+    async def aggregate(self) -> Aggregate:
+        """The sum of all workers, pulled now (250 ms at most), with the supervisor's own values set."""
+        await asyncio.gather(*(self._pull(child) for child in self._workers.ready()))
+        counted = self.counted
+        for slot in range(self._workers.count):
+            counted.set(metrics.WORKER_UP, (str(slot),), float(self._workers.is_up(slot)))
+        for child in self._workers.ready():
+            counted.set(metrics.LOOP_LAG, (str(child.slot),), child.last_pong.loop_lag)
+        counted.set(metrics.WORKER_RESTARTS, (), float(self._workers.restarts_total))
+        counted.set(metrics.CONFIG_GENERATION, (), float(self._generation))
+        for pool in self._config.pools:
+            await self._set_backends(pool.name)
+        read_process(counted)
+        return counted
+
+    async def pools(self) -> list[PoolStatus]:
+        """Every pool as it is now, in the order of the file; counts are pulled."""
+        await self.aggregate()
+        backends = (backend for pool in self._by_pool.values() for backend in pool)
+        return await pool_statuses(self._config, backends, self.counted, self._in_flight)
+
+    async def _pull(self, child: Child) -> None:
+        try:
+            await child.channel.request(PullCounters(), timeout=PULL_TIMEOUT)
+        except ChannelError:
+            return  # what it pushed within the last second is there already
+
+    async def _set_backends(self, pool: str) -> None:
+        """Gauges of one pool; the loop gets a turn after each."""
+        in_flight: dict[str, int] = {}
+        for backend in self._by_pool.get(pool, []):
+            in_flight[backend.name] = in_flight.get(backend.name, 0) + self._in_flight(backend.slot)
+            self.counted.set(metrics.BACKEND_WEIGHT, (pool, backend.name), float(backend.weight))
+        for name, count in in_flight.items():
+            self.counted.set(metrics.BACKEND_IN_FLIGHT, (pool, name), float(count))
+        await asyncio.sleep(0)
+
+    def _in_flight(self, slot: int) -> int:
+        return self._memory.total(Area.IN_FLIGHT, slot)

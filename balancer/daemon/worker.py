@@ -1,0 +1,310 @@
+"""A worker process: the data path, and the worker's end of the control channel.
+
+Started by the supervisor: `python -m balancer.daemon.worker ORDERS`, where ORDERS is a `Start` in JSON. It decides
+nothing about its own life: signals of a terminal are ignored, the supervisor says what happens, and when the
+channel ends (the supervisor is dead) it finishes what it has within 5 seconds and exits.
+"""
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import msgspec
+import structlog
+import uvloop
+
+from balancer.clock import monotonic
+from balancer.config.model import Config
+from balancer.daemon.messages import (
+    PROTOCOL_VERSION,
+    Abort,
+    BackendStates,
+    Commit,
+    Counters,
+    Done,
+    Drain,
+    Hello,
+    Listen,
+    LogLevel,
+    Message,
+    Ping,
+    Pong,
+    Prepare,
+    Prepared,
+    PullCounters,
+    Ready,
+    Refused,
+    ReopenLogs,
+    Start,
+    Unlisten,
+)
+from balancer.daemon.privileges import connection_budget
+from balancer.daemon.shared_memory import Area, SharedMemory
+from balancer.errors import ConfigError
+from balancer.proxy.server import ProxyServer
+from balancer.proxy.snapshot import Snapshot
+from balancer.telemetry import events, logs, metrics
+from balancer.telemetry.access_log import AccessLog
+from balancer.telemetry.registry import Registry
+from balancer.transport.framed import Channel, ChannelError, Received
+
+log = structlog.get_logger()
+
+PUSH_EVERY = 1.0  # so a kill loses at most a second of counts
+LAG_EVERY = 0.1
+ORPHAN_SECONDS = 4.5  # to finish after the supervisor is gone; with closing the log it is below 5
+ORPHAN_ALARM = 7  # the kernel ends an orphan whose loop hangs
+CRASHED = 3
+
+
+class Worker:
+    """What one worker process is made of."""
+
+    def __init__(self, start: Start) -> None:
+        self._start = start
+        self._loop = asyncio.get_running_loop()
+        self._memory = SharedMemory(start.memory, rows=start.rows, backend_columns=start.backend_columns)
+        self._registry = Registry()
+        self._access_log: AccessLog | None = None
+        self._server: ProxyServer | None = None
+        self._prepared: tuple[int, Snapshot] | None = None
+        self._generation = 0
+        self._keys: dict[int, int] = {}  # the supervisor's key of a socket -> the server's
+        self._commands: asyncio.Queue[Received[Message]] = asyncio.Queue()
+        self._lag = 0.0
+        self._frozen = False
+        self._ended: asyncio.Future[int] = self._loop.create_future()
+        self._tasks: set[asyncio.Task[None]] = set()
+        sock = socket.socket(fileno=start.channel)
+        self._channel: Channel[Message] = Channel(sock, Message, received=self._received, lost=self._lost)
+
+    async def run(self) -> int:
+        """Serve until told to end. Returns the exit code."""
+        self._channel.send(Hello(PROTOCOL_VERSION, self._start.worker, os.getpid()))
+        self._begin(self._obey())
+        self._begin(self._push_counters())
+        self._begin(self._measure_lag())
+        try:
+            return await self._ended
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            if self._access_log is not None:
+                self._access_log.close(0.4)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_ended)
+
+    def _task_ended(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self._ended.done():
+            self._ended.set_exception(error)
+
+    def _end(self, code: int) -> None:
+        if not self._ended.done():
+            self._ended.set_result(code)
+
+    # ---- orders
+
+    def _received(self, received: Received[Message]) -> None:
+        """Questions are answered at once; orders are carried out one after the other."""
+        match received.message:
+            case Ping():
+                in_flight = self._server.in_flight() if self._server is not None else 0
+                last_accept = self._server.last_accept if self._server is not None else 0.0
+                received.reply(Pong(self._lag, last_accept, in_flight))
+                self._lag = 0.0
+            case PullCounters():
+                self._begin(self._answer_pull(received))
+            case LogLevel(level):
+                logs.set_level(level)
+            case ReopenLogs():
+                if self._access_log is not None:
+                    self._access_log.reopen()
+            case BackendStates():
+                pass  # no state changes yet: there is nothing that would find out
+            case _:
+                self._commands.put_nowait(received)
+
+    async def _obey(self) -> None:
+        while True:
+            received = await self._commands.get()
+            reply = await self._carry_out(received)
+            received.close_descriptors()
+            if reply is not None:
+                received.reply(reply)
+            if isinstance(received.message, Drain) and received.message.phase == "finish":
+                await self._channel.flushed(1.0)
+                self._end(0)
+
+    async def _carry_out(self, received: Received[Message]) -> Message | None:
+        match received.message:
+            case Prepare() as message:
+                return self._prepare(message)
+            case Commit(generation):
+                return self._commit(generation)
+            case Abort():
+                self._prepared = None
+            case Listen() as message:
+                return await self._listen(message, received.descriptors)
+            case Unlisten(keys):
+                server = self._serving()
+                for key in keys:
+                    await server.unlisten(self._keys.pop(key))
+                return Done()
+            case Drain() as message:
+                await self._drain(message)
+                return Done()
+            case other:
+                raise ChannelError(f"a worker does not understand {type(other).__name__}")
+        return None
+
+    def _prepare(self, message: Prepare) -> Message:
+        try:
+            if self._server is None:
+                self._server = self._new_server(message.config)
+            snapshot = self._server.prepare(message.config, message.backends, message.files)
+        except ConfigError as error:
+            return Refused(tuple(str(problem) for problem in error.problems))
+        except (ValueError, OSError) as error:
+            return Refused((str(error),))
+        self._prepared = (message.generation, snapshot)
+        return Prepared(message.generation)
+
+    def _new_server(self, config: Config) -> ProxyServer:
+        if config.log.access != "off":
+            self._access_log = AccessLog(config.log.access, self._lines_dropped)
+        return ProxyServer(
+            worker=self._start.worker,
+            loads=self._memory.table(Area.IN_FLIGHT, self._start.worker),
+            connections=self._memory.table(Area.CONNECTIONS, self._start.worker),
+            registry=self._registry,
+            access_log=self._access_log,
+            connection_budget=connection_budget(),
+        )
+
+    def _commit(self, generation: int) -> Message:
+        if self._prepared is None or self._prepared[0] != generation:
+            return Refused((f"generation {generation} was not prepared",))
+        self._serving().commit(self._prepared[1])
+        self._generation = generation
+        self._prepared = None
+        return Done()
+
+    async def _listen(self, message: Listen, descriptors: list[int]) -> Message:
+        server = self._serving()
+        for each in message.sockets:
+            sock = socket.socket(fileno=descriptors.pop(0))
+            self._keys[each.key] = await server.listen(each.listener, each.bind, sock)
+        if not self._frozen:
+            self._frozen = True
+            _settle_memory()
+        return Ready(self._generation)
+
+    def _serving(self) -> ProxyServer:
+        if self._server is None:
+            raise ChannelError("the first order must be Prepare")
+        return self._server
+
+    async def _drain(self, message: Drain) -> None:
+        server = self._server
+        if server is None:
+            return
+        if message.phase == "announce":
+            server.announce_close()
+        elif message.phase == "stop_listening":
+            await server.stop_listening()
+        else:
+            await server.finish(message.grace, message.tunnel_grace)
+            await self._send_counters()
+
+    # ---- what the supervisor is told
+
+    def _lines_dropped(self, count: int) -> None:
+        self._registry.cells(metrics.ACCESS_LOG_DROPPED)[0] += count
+
+    async def _send_counters(self) -> None:
+        if self._server is not None:
+            self._server.refresh_gauges()
+        for samples in self._registry.changes_in_slices():
+            if self._channel.closed:
+                return
+            if samples:
+                self._channel.send(Counters(samples))
+            await asyncio.sleep(0)
+
+    async def _answer_pull(self, received: Received[Message]) -> None:
+        await self._send_counters()
+        received.reply(Counters([]))
+
+    async def _push_counters(self) -> None:
+        while True:
+            await asyncio.sleep(PUSH_EVERY)
+            await self._send_counters()
+
+    async def _measure_lag(self) -> None:
+        while True:
+            due = self._loop.time() + LAG_EVERY
+            await asyncio.sleep(LAG_EVERY)
+            self._lag = max(self._lag, self._loop.time() - due)
+
+    # ---- the supervisor is gone
+
+    def _lost(self, reason: str) -> None:
+        log.warning(events.WORKER_ORPHANED, reason=reason or "its end of the control channel closed")
+        signal.alarm(ORPHAN_ALARM)
+        self._begin(self._finish_alone())
+
+    async def _finish_alone(self) -> None:
+        until = monotonic() + ORPHAN_SECONDS
+        if self._server is not None:
+            await self._server.stop_listening()
+            left = max(until - monotonic(), 0.0)
+            await self._server.finish(left, left)
+        self._end(0)
+
+
+def _settle_memory() -> None:
+    """Everything made at the start stays: keep the collector from walking it again and again.
+
+    A collection of the young is then due after 50,000 allocations instead of 700: exchanges free what they use by
+    reference counting, so there is little to find, and each pass costs every request that waits.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+
+
+def _ignore_signals() -> None:
+    """The supervisor decides. It held these back until now, so none was lost on us before."""
+    held_back = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1}
+    for number in held_back:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, held_back)
+
+
+async def _run(start: Start) -> int:
+    return await Worker(start).run()
+
+
+def main(arguments: list[str], new_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop) -> int:
+    """Run a worker with the orders in `arguments`. Returns the exit code."""
+    _ignore_signals()
+    start = msgspec.json.decode(arguments[0], type=Start)
+    logs.configure(start.log.level, start.log.format, sys.stderr, process="worker", worker=start.worker)
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(_run(start))
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(BrokenPipeError):
+        sys.exit(main(sys.argv[1:]))
