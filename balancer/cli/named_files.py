@@ -9,7 +9,7 @@ from balancer.errors import Problem
 
 
 def check_named_files(loaded: Loaded) -> list[Problem]:
-    """A problem, with its place in the configuration, for every certificate, key, authority or token file that fails."""
+    """A problem, with its place, for every certificate, key, authority or token file that cannot be used."""
     return [loaded.source.problem(path, message) for path, message in _failures(loaded)]
 
 

@@ -52,7 +52,7 @@ def _listener(name: str, listener: schema_traffic.Listener, routes: tuple[str, .
         bind=tuple(plain_bind(form, base) for form in listener.bind),
         tls=None if listener.tls is None else _listener_tls(listener.tls, base),
         trusted_proxies=tuple(listener.trusted_proxies),
-        routes=tuple(route for route in routes if wanted is None or route in wanted),
+        routes=routes if wanted is None else tuple(route for route in routes if route in wanted),
         half_close="allow" if listener.half_close == "allow" else "cancel",
         http10_keepalive=listener.http10_keepalive,
         forwarded=listener.forwarded,

@@ -4,6 +4,7 @@
 what the reference prints as the type.
 """
 
+import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -54,7 +55,7 @@ class Kind:
 
 
 def _within(
-    parse: Callable[[str], float], least: str, most: str, *, off: object = None, label: str = "", off_ok: bool = False
+    parse: Callable[[str], float], least: str, most: str, *, off: object = None, off_ok: bool = False
 ) -> Callable[[str], Any]:
     """`parse` bounded to [least, most], both as written; with `off_ok` the word `off` gives `off`."""
     low, high = parse(least), parse(most)
@@ -64,10 +65,10 @@ def _within(
             if off_ok:
                 return off
             raise ValueError(f"this cannot be off; write {least} to {most}")
-        value = parse(text)
-        if value == 0 and low > 0:
+        zero = text == "0" and low > 0
+        if zero or (value := parse(text)) == 0 < low:
             also = "off, or " if off_ok else ""
-            raise ValueError(f"0 could mean none or no limit; write {also}{least} to {most}")
+            raise ValueError(f"{shown(text)} could mean none or no limit; write {also}{least} to {most}")
         if not low <= value <= high:
             raise ValueError(f"{shown(text)} is out of range; write {least} to {most}")
         return value
@@ -84,24 +85,24 @@ _OFF_SCHEMA = {"const": "off"}
 
 def duration(least: str, most: str) -> Kind:
     """A time within bounds."""
-    return Kind("duration", _within(scalars.duration, least, most), _DURATION_SCHEMA)
+    return Kind(f"duration, {least} to {most}", _within(scalars.duration, least, most), _DURATION_SCHEMA)
 
 
 def duration_or_off(least: str, most: str) -> Kind:
     """A time within bounds, or `off` (None)."""
     parse = _within(scalars.duration, least, most, off_ok=True)
-    return Kind("duration or off", parse, {"anyOf": [_DURATION_SCHEMA, _OFF_SCHEMA]})
+    return Kind(f"duration, {least} to {most}, or off", parse, {"anyOf": [_DURATION_SCHEMA, _OFF_SCHEMA]})
 
 
 def size(least: str, most: str) -> Kind:
     """Bytes within bounds."""
-    return Kind("size", _within(scalars.size, least, most), _SIZE_SCHEMA)
+    return Kind(f"size, {least} to {most}", _within(scalars.size, least, most), _SIZE_SCHEMA)
 
 
 def size_or_off(least: str, most: str) -> Kind:
     """Bytes within bounds, or `off` (None)."""
     parse = _within(scalars.size, least, most, off_ok=True)
-    return Kind("size or off", parse, {"anyOf": [_SIZE_SCHEMA, _OFF_SCHEMA]})
+    return Kind(f"size, {least} to {most}, or off", parse, {"anyOf": [_SIZE_SCHEMA, _OFF_SCHEMA]})
 
 
 def _integer_schema(least: int, most: int) -> dict[str, Any]:
@@ -114,13 +115,13 @@ _VARIABLE_SCHEMA = {"type": "string", "pattern": r"\$\{"}
 def integer(least: int, most: int) -> Kind:
     """A whole number within bounds."""
     parse = _within(scalars.integer, str(least), str(most))
-    return Kind("whole number", parse, _integer_schema(least, most))
+    return Kind(f"{least:,} to {most:,}", parse, _integer_schema(least, most))
 
 
 def integer_or_off(least: int, most: int, off: int | None = None) -> Kind:
     """A whole number within bounds, or `off`."""
     parse = _within(scalars.integer, str(least), str(most), off=off, off_ok=True)
-    return Kind("whole number or off", parse, {"anyOf": [_integer_schema(least, most), _OFF_SCHEMA]})
+    return Kind(f"{least:,} to {most:,}, or off", parse, {"anyOf": [_integer_schema(least, most), _OFF_SCHEMA]})
 
 
 def choice(*choices: str) -> Kind:
@@ -143,18 +144,15 @@ def one_status(*choices: int) -> Kind:
             return value
         raise ValueError(f"{shown(text)} is not possible here; write {', '.join(map(str, choices))}")
 
-    return Kind("status", parse, {"enum": list(choices)})
+    return Kind(" or ".join(map(str, choices)), parse, {"enum": list(choices)})
 
 
 def _mode(text: str) -> int:
-    digits = text.removeprefix("0o") if text.startswith("0o") else text
-    if digits != text or (digits.startswith("0") and len(digits) > 1):
-        if len(digits) <= 5 and digits.isascii() and digits.isdigit() and not set(digits) & {"8", "9"}:
-            value = int(digits, 8)
-            if value <= 0o777:
-                return value
-    hint = f"; write 0{text}" if len(text) == 3 and set(text) <= set("01234567") else ""
-    raise ValueError(f"{shown(text)} is not a file mode; write it in octal with a leading zero, such as 0660{hint}")
+    found = re.fullmatch(r"0o?([0-7]{1,4})", text, re.ASCII)
+    if found is not None and int(found[1], 8) <= 0o777:
+        return int(found[1], 8)
+    hint = f"write 0{text}" if re.fullmatch(r"[0-7]{3}", text, re.ASCII) else "such as 0660"
+    raise ValueError(f"{shown(text)} is not a file mode; it is octal, at most 0777, with a leading zero: {hint}")
 
 
 def _text(limit: int) -> Callable[[str], str]:

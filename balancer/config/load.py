@@ -81,7 +81,8 @@ def _parse(source: Source) -> schema.File | None:
             source.problems += [_explained(detail, source) for detail in details[:PROBLEMS_MAX]]
         else:
             details = [detail for detail in details if detail["type"] == "missing"] or details
-        if not all([_dropped(detail, source) for detail in details]):
+        dropped = [_dropped(detail, source) for detail in details]  # every one, also after one that cannot be
+        if not all(dropped):
             return None
     return None
 
@@ -107,7 +108,7 @@ def _explained(detail: ErrorDetails, source: Source) -> Problem:
     if kind == "value_error":
         return source.problem(path, str(detail["ctx"]["error"]))
     if kind == "extra_forbidden":
-        return source.unknown_key(path, _unknown_key(path))
+        return source.problem((*path, KEY), _unknown_key(path))
     if kind == "missing":
         return source.problem(path[:-1], _missing(path), missing=str(path[-1]))
     if kind in ("model_type", "dict_type", "model_attributes_type"):
@@ -131,8 +132,8 @@ def _example(path: Path) -> str:
 
 def _missing(path: Path) -> str:
     parent = model_at(schema.File, path[:-1])
-    assert parent is not None and isinstance(path[-1], str)  # only models have keys that can be missing
-    field = parent.model_fields[path[-1]]
+    assert parent is not None  # only models have keys that can be missing
+    field = parent.model_fields[str(path[-1])]
     example = f"; write for example {path[-1]}: {field.examples[0]}" if field.examples else ""
     return f"is missing: {(field.description or '').partition('.')[0].lower()}{example}"
 

@@ -131,7 +131,7 @@ def substitute(text: str, environ: Mapping[str, str]) -> str:
         if not closed or variable is None:
             written = found[0] if closed else found[0].split()[0]
             raise ValueError(
-                f"{shown(written)} is not a variable; write ${{NAME}} or ${{NAME:-default}}, or $${{ for the text itself"
+                f"{shown(written)} is not a variable; write ${{NAME}} or ${{NAME:-default}}, or $${{ for the bare text"
             )
         name, has_default, default = variable.groups()
         value = environ.get(name)

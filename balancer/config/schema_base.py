@@ -1,10 +1,10 @@
-"""What all models of the schema share: unknown keys are errors, defaults are parsed, a short form may stand for one key."""
+"""What all models of the schema share: unknown keys are errors, defaults are parsed, short forms."""
 
 from types import UnionType
 from typing import Any, ClassVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
-from pydantic_core import CoreSchema
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
+from pydantic_core import CoreSchema, core_schema
 
 
 class Base(BaseModel):
@@ -35,6 +35,30 @@ class Base(BaseModel):
         mapping.clear()
         mapping["anyOf"] = [{"type": "string"}, whole]
         return made
+
+
+class OneOrMany:
+    """Marks a list for which a single value may stand."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(
+            lambda value: value if isinstance(value, list) else [value], handler(source)
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        made = handler(schema)
+        return {"anyOf": [made["items"], made]}
+
+
+def key(default: Any = ..., *, description: str, example: str | None = None) -> Any:
+    """A key of a mapping. `default` is written as in the file, or the type that makes it; without it the key must be.
+
+    `description` says what the key does and why its default is what it is; `example` is for messages.
+    """
+    examples = None if example is None else [example]
+    if isinstance(default, type):
+        return Field(default_factory=default, description=description, examples=examples)
+    return Field(default, description=description, examples=examples)
 
 
 def element(annotation: Any) -> tuple[str, Any]:

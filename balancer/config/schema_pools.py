@@ -2,13 +2,21 @@
 
 from typing import Annotated, ClassVar
 
-from pydantic import Field
-
 from balancer.config import addresses
-from balancer.config.fields import Boolean, FilePath, Kind, Name, did_you_mean, duration, duration_or_off, integer
-from balancer.config.fields import integer_or_off, of
+from balancer.config.fields import (
+    Boolean,
+    FilePath,
+    Kind,
+    Name,
+    did_you_mean,
+    duration,
+    duration_or_off,
+    integer,
+    integer_or_off,
+    of,
+)
 from balancer.config.scalars import shown
-from balancer.config.schema_base import Base
+from balancer.config.schema_base import Base, key
 
 STRATEGIES = ("round_robin", "random", "weighted", "weighted_random", "least_connections")
 LATER_STRATEGIES = ("power_of_two", "peak_ewma", "consistent_hash", "adaptive")
@@ -36,35 +44,35 @@ def _backend_address(text: str) -> str:
 class PoolTls(Base):
     """TLS towards backends."""
 
-    ca: FilePath | None = Field(
-        None, description="PEM file of the authorities to trust. None: those of the system, as every client does."
+    ca: FilePath | None = key(
+        None, description="PEM file of the authorities to trust. Unset: those of the system, as every client does."
     )
-    server_name: Annotated[str, of("host", addresses.server_name)] | None = Field(
-        None, description="Name sent as SNI and checked in the certificate. None: the backend's host as written."
+    server_name: Annotated[str, of("host", addresses.server_name)] | None = key(
+        None, description="Name sent as SNI and checked in the certificate. Unset: the backend's host as written."
     )
-    verify: Boolean = Field(
+    verify: Boolean = key(
         True, description="Check the backend's certificate and name. true: without it anyone in between can pose as it."
     )
-    cert: FilePath | None = Field(
-        None, description="PEM chain to show to backends that ask for one. None: they are shown none."
+    cert: FilePath | None = key(
+        None, description="PEM chain to show to backends that ask for one. Unset: they are shown none."
     )
-    key: FilePath | None = Field(None, description="Key of `cert`. None, like `cert`: both are given or neither.")
+    key: FilePath | None = key(None, description="Key of `cert`. Unset, like `cert`: both are given or neither.")
 
 
 class PoolTimeouts(Base):
     """How long a backend may take."""
 
-    connect: Annotated[float, duration("1ms", "10m")] = Field(
+    connect: Annotated[float, duration("1ms", "10m")] = key(
         "3.5s",
         description="TCP connect and, with TLS, the handshake. 3.5s: room for one lost SYN (sent again after 1 s) and "
         "a second one (after 3 s); waiting longer only delays the error.",
     )
-    first_byte: Annotated[float | None, duration_or_off("1ms", "24h")] = Field(
+    first_byte: Annotated[float | None, duration_or_off("1ms", "24h")] = key(
         "60s",
         description="From the end of the request to the first byte of the response, or off. 60s: the number that "
         "users of other proxies live with already.",
     )
-    body_idle: Annotated[float | None, duration_or_off("1ms", "24h")] = Field(
+    body_idle: Annotated[float | None, duration_or_off("1ms", "24h")] = key(
         "60s",
         description="Silence inside a response body, or off. 60s: a stream may last for ever, a dead backend not.",
     )
@@ -73,20 +81,20 @@ class PoolTimeouts(Base):
 class Keepalive(Base):
     """Idle connections to backends, kept per backend and worker."""
 
-    idle: Annotated[float, duration("1ms", "24h")] = Field(
+    idle: Annotated[float, duration("1ms", "24h")] = key(
         "4s",
         description="An idle connection is closed after this time. 4s: below the 5 s after which common application "
         "servers close theirs, so that a request seldom meets a closing connection.",
     )
-    max_idle: Annotated[int, integer_or_off(1, 100_000, off=0)] = Field(
+    max_idle: Annotated[int, integer_or_off(1, 100_000, off=0)] = key(
         32,
         description="Idle connections kept, or off for none. 32: enough to avoid connecting anew under load, few "
         "enough for a small backend.",
     )
-    max_requests: Annotated[int, integer(1, 1_000_000_000)] = Field(
+    max_requests: Annotated[int, integer(1, 1_000_000_000)] = key(
         1000, description="Requests on one connection before it is replaced. 1000: lets changes behind the name show."
     )
-    max_age: Annotated[float, duration("1ms", "720h")] = Field(
+    max_age: Annotated[float, duration("1ms", "720h")] = key(
         "1h", description="Age at which a connection is replaced once idle. 1h: the same, for quiet backends."
     )
 
@@ -96,20 +104,20 @@ class Backend(Base):
 
     short: ClassVar[str] = "address"
 
-    name: Name | None = Field(
+    name: Name | None = key(
         None,
-        description="Name in metrics, logs and the admin API, unique in its pool. None: the address as written, "
+        description="Name in metrics, logs and the admin API, unique in its pool. Unset: the address as written, "
         "which is unique already in most files.",
     )
-    address: Annotated[str, of("address", _backend_address)] = Field(
+    address: Annotated[str, of("address", _backend_address)] = key(
         description="host:port, [v6]:port or unix:/path. A name is resolved at start and at reload; all its addresses "
         "are used.",
-        examples=['"127.0.0.1:9001"'],
+        example='"127.0.0.1:9001"',
     )
-    weight: Annotated[int, integer(0, 65535)] = Field(
+    weight: Annotated[int, integer(0, 65535)] = key(
         1, description="Share of the traffic beside the pool's other weights; 0 = no new traffic. 1: all alike."
     )
-    max_connections: Annotated[int | None, integer_or_off(1, 10_000_000)] = Field(
+    max_connections: Annotated[int | None, integer_or_off(1, 10_000_000)] = key(
         "off",
         description="Exchanges and tunnels in flight from this machine, all workers together. off: only the operator "
         "knows what a backend bears.",
@@ -119,24 +127,24 @@ class Backend(Base):
 class Pool(Base):
     """A named group of backends and how one of them is picked."""
 
-    strategy: Annotated[str, Kind(" or ".join(STRATEGIES), _strategy, {"enum": list(STRATEGIES)})] = Field(
+    strategy: Annotated[str, Kind(" or ".join(STRATEGIES), _strategy, {"enum": list(STRATEGIES)})] = key(
         "round_robin", description="How a backend is picked. round_robin: strict turns, the least surprising."
     )
-    host: Annotated[str, of("keep, backend or a host", _host)] = Field(
+    host: Annotated[str, of("keep, backend or a host", _host)] = key(
         "keep",
         description="The Host field sent upstream: keep the client's, the backend's address as written, or a name. "
         "keep: applications build links and choose sites from it.",
     )
-    tls: PoolTls | None = Field(
-        None, description="Speak TLS to the backends; {} for all defaults. None: plain TCP, as inside most networks."
+    tls: PoolTls | None = key(
+        None, description="Speak TLS to the backends; {} for all defaults. Unset: plain TCP, as inside most networks."
     )
-    backends: list[Backend] = Field(
-        default_factory=list,
+    backends: list[Backend] = key(
+        list,
         description="The servers: addresses, or mappings. Empty: the pool answers 503 until it gets one.",
     )
-    timeouts: PoolTimeouts = Field(default_factory=PoolTimeouts, description="How long a backend may take.")
-    keepalive: Keepalive = Field(default_factory=Keepalive, description="Idle connections to backends.")
-    tunnel_idle: Annotated[float | None, duration_or_off("1ms", "720h")] = Field(
+    timeouts: PoolTimeouts = key(PoolTimeouts, description="How long a backend may take.")
+    keepalive: Keepalive = key(Keepalive, description="Idle connections to backends.")
+    tunnel_idle: Annotated[float | None, duration_or_off("1ms", "720h")] = key(
         "1h",
         description="Silence after which a tunnel (WebSocket) is closed, or off. 1h: shorter times cut quiet but "
         "living sessions, which is a frequent complaint about 60 s.",

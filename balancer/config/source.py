@@ -25,6 +25,7 @@ class Source:
         self._root = document.root
         self._environ = environ
         self._dropped: set[Path] = set()
+        self._damaged: set[Path] = set()  # dropped paths and all paths above them
         self._kept: dict[Path, list[int]] = {}  # list -> the file's indexes of the items that `data` holds
 
     def data(self) -> object:
@@ -73,12 +74,20 @@ class Source:
         return text
 
     def _refuse(self, node: Node, path: Path, message: str) -> None:
-        self._dropped.add(path)
+        self._drop(path)
         self.problems.append(Problem(self.name, node.line, node.column, path_text(path), message))
 
     def drop(self, path: Path) -> None:
         """Leave what stands at `path` out of the data from now on."""
-        self._dropped.add(self._locate(path)[0])
+        self._drop(self._locate(path)[0])
+
+    def _drop(self, found: Path) -> None:
+        self._dropped.add(found)
+        self._damaged.update(found[:length] for length in range(len(found) + 1))
+
+    def damaged(self, path: Path) -> bool:
+        """Whether a part of what stands at `path` was left out, so that it may say more than the data show."""
+        return self._locate(path)[0] in self._damaged
 
     def given(self, path: Path) -> bool:
         """Whether the file has something at `path`, right or wrong."""
@@ -103,14 +112,13 @@ class Source:
         if path[-1:] == (KEY,):
             path = path[:-1]
         found, node = self._locate(path)
-        spot = self._key(found) if wants_key else None
-        spot = spot or node
+        spot = (self._key(found) if wants_key else None) or node
         shown_path = (*found, missing) if missing else found
         return Problem(self.name, spot.line, spot.column, path_text(shown_path), message, warning)
 
-    def unknown_key(self, path: Path, message: str) -> Problem:
-        """A problem with the key that ends `path`."""
-        return self.problem((*path, KEY), message)
+    def line(self, path: Path) -> int:
+        """The line of what stands at `path`."""
+        return self._locate(path)[1].line
 
     def _locate(self, path: Path) -> tuple[Path, Node]:
         """The file's path of as much of `path` as exists, and the node there.
@@ -122,10 +130,10 @@ class Source:
         found: Path = ()
         for step in path:
             if isinstance(node, Sequence) and isinstance(step, int):
-                kept = self._kept.get(found)
-                index = kept[step] if kept is not None else step
-                if index >= len(node.items):
+                kept = self._kept.get(found, range(len(node.items)))
+                if step >= len(kept):
                     break
+                index = kept[step]
                 node = node.items[index]
                 found = (*found, index)
             elif isinstance(node, Mapping) and isinstance(step, str):

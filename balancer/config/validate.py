@@ -1,10 +1,257 @@
-"""Checks that look at more than one value."""
+"""What must fit together: checks that look at more than one value, beyond what the schema sees.
 
-from balancer.config import schema
-from balancer.config.source import Source
+They run on the parts of a file that the schema found right, so that one run finds everything. What a name may
+refer to is taken from the file as it is: a pool with a mistake in it is still a pool.
+"""
+
+import ipaddress
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from balancer.config import addresses, model, schema
+from balancer.config.convert import located, plain_bind
+from balancer.config.fields import did_you_mean
+from balancer.config.scalars import shown
+from balancer.config.schema_pools import IGNORE_WEIGHTS, Backend, Pool, PoolTls
+from balancer.config.schema_traffic import BindForm, Listener, ListenerTls
+from balancer.config.source import KEY, Path, Source
+from balancer.config.validate_routes import check_routes
 from balancer.errors import Problem
 
 
 def check(file: schema.File, source: Source, base: str) -> list[Problem]:
-    """Every problem."""
-    return []
+    """Every problem between the parts of `file`; `base` is the folder from which relative paths start."""
+    return [
+        *_whole(file, source),
+        *_binds(file, source, base),
+        *(found for name, listener in file.listeners.items() for found in _listener(name, listener, source)),
+        *check_routes(file, source),
+        *(found for name, pool in file.pools.items() for found in _pool(name, pool, source, base)),
+        *_unused(file, source),
+    ]
+
+
+def _whole(file: schema.File, source: Source) -> Iterator[Problem]:
+    if not file.listeners and not source.damaged(("listeners",)):
+        yield source.problem(("listeners",), 'is empty; write at least one, such as web: {bind: "0.0.0.0:8080"}')
+    if not file.routes and not source.damaged(("routes",)):
+        yield source.problem(("routes",), "is empty; write at least one, such as - {name: everything, pool: web}")
+    bind = file.admin.bind
+    if bind.address is not None and not source.given(("admin", "token_file")):
+        host = addresses.bind_address(bind.address)[0]
+        if not ipaddress.ip_address(host).is_loopback:
+            yield source.problem(
+                ("admin", "bind"),
+                f"{bind.address} can be reached from other machines, so token_file is required; add it, "
+                "or bind to 127.0.0.1",
+            )
+
+
+_Mark = tuple[str, str, int]  # kind, address or family or path, port
+
+
+class _Claim(NamedTuple):
+    """Who binds an address, and where that stands in the file."""
+
+    owner: str
+    path: Path
+
+
+def _binds(file: schema.File, source: Source, base: str) -> Iterator[Problem]:
+    """Addresses that are incomplete, or bound twice: also once for all addresses and once for one of them."""
+    forms = [
+        (form, _Claim(f"listener {name}", ("listeners", name, "bind", index)))
+        for name, listener in file.listeners.items()
+        for index, form in enumerate(listener.bind)
+    ]
+    forms.append((file.admin.bind, _Claim("the admin API", ("admin", "bind"))))
+    taken: dict[_Mark, _Claim] = {}
+    for form, claim in forms:
+        wrong = _bind_form(form, claim.path, source, base)
+        if wrong is not None:
+            yield wrong
+            continue
+        bind = plain_bind(form, base)
+        takes, clashes = _taken_by(bind)
+        other = next((taken[mark] for mark in clashes if mark in taken), None)
+        if other is None:
+            taken.update((mark, claim) for mark in takes if mark not in taken)
+            continue
+        by_default = not source.given(other.path)
+        where = "by default" if by_default else f"in line {source.line(other.path)}"
+        yield source.problem(
+            claim.path, f"{bind.text} is already bound by {other.owner} {where}; use another port or address"
+        )
+
+
+def _bind_form(form: BindForm, path: Path, source: Source, base: str) -> Problem | None:
+    """What keeps `form` from being one address."""
+    given = [key for key in ("address", "path") if getattr(form, key) is not None]
+    if len(given) == 2:
+        return source.problem(path, "has both address and path; write one of the two for each entry")
+    if not given:
+        # A key that is there but wrong has a problem of its own already.
+        there = source.given((*path, "address")) or source.given((*path, "path"))
+        return None if there else source.problem(path, "lacks its address; write address: host:port or path: /a/socket")
+    if form.path is None:
+        return None if form.mode is None else source.problem((*path, "mode"), "mode is for Unix sockets; remove it")
+    try:
+        addresses.unix_path(located(form.path, base))
+    except ValueError as error:
+        return source.problem(path, str(error))
+    return None
+
+
+def _taken_by(bind: model.Bind) -> tuple[list[_Mark], list[_Mark]]:
+    """What `bind` takes, and what must not be taken before. A wildcard address takes every address of its family."""
+    if bind.path:
+        return [("path", bind.path, 0)], [("path", bind.path, 0)]
+    if bind.port == 0:
+        return [], []  # any free port
+    address = ipaddress.ip_address(bind.host)
+    own = ("address", bind.host, bind.port)
+    every = ("every", str(address.version), bind.port)
+    some = ("some", str(address.version), bind.port)
+    if address.is_unspecified:
+        return [every, some], [some]
+    return [own, some], [own, every]
+
+
+def _listener(name: str, listener: Listener, source: Source) -> Iterator[Problem]:
+    place: Path = ("listeners", name)
+    if not listener.bind and not source.damaged((*place, "bind")):
+        yield source.problem((*place, "bind"), "is empty; write at least one address, such as 0.0.0.0:8080")
+    if listener.tls is not None:
+        yield from _listener_tls(listener.tls, (*place, "tls"), source)
+    limits = listener.limits
+    if limits.uri_bytes > limits.head_bytes and source.given((*place, "limits", "uri_bytes")):
+        yield source.problem(
+            (*place, "limits", "uri_bytes"),
+            "is above head_bytes, so it is never reached; make it smaller",
+            warning=True,
+        )
+    if listener.routes is not None:
+        yield from _listener_routes(listener.routes, (*place, "routes"), source)
+
+
+def _listener_tls(tls: ListenerTls, place: Path, source: Source) -> Iterator[Problem]:
+    if not tls.certificates and not source.damaged((*place, "certificates")):
+        yield source.problem(
+            (*place, "certificates"), "is empty; write at least one, such as {cert: site.pem, key: site.key}"
+        )
+    if source.given((*place, "client_auth")) and not source.given((*place, "client_ca")):
+        yield source.problem(
+            (*place, "client_auth"), "has no effect without client_ca; add client_ca, or remove client_auth"
+        )
+
+
+def _listener_routes(routes: list[str], place: Path, source: Source) -> Iterator[Problem]:
+    if not routes and not source.damaged(place):
+        yield source.problem(place, "is empty, so every request would get 404; remove the key to serve every route")
+    order = {name: index for index, name in reversed(list(enumerate(source.texts(("routes",), "name"))))}
+    seen: set[str] = set()
+    last = -1
+    for index, name in enumerate(routes):
+        spot = (*place, index)
+        if name not in order:
+            yield source.problem(spot, f"there is no route {shown(name)}; {did_you_mean(name, order)}")
+        elif name in seen:
+            yield source.problem(spot, f"{shown(name)} stands twice; remove one of the two")
+        elif order[name] < last:
+            yield source.problem(
+                spot,
+                f"{shown(name)} comes earlier in `routes`, and that order decides which route wins; "
+                "list the names in the same order",
+                warning=True,
+            )
+        seen.add(name)
+        last = max(last, order.get(name, -1))
+
+
+def _pool(name: str, pool: Pool, source: Source, base: str) -> Iterator[Problem]:
+    place: Path = ("pools", name)
+    if not pool.backends and not source.damaged((*place, "backends")):
+        yield source.problem(
+            (*place, "backends"), "the pool has no backends, so its requests get 503; add some", warning=True
+        )
+    first: dict[str, int] = {}
+    for index, backend in enumerate(pool.backends):
+        spot = (*place, "backends", index)
+        identity = backend.name or backend.address
+        other = first.setdefault(identity, index)
+        if other != index:
+            line = source.line((*place, "backends", other))
+            yield source.problem(
+                spot, f"there is a backend {shown(identity)} in line {line}; give one of the two another name"
+            )
+        yield from _backend_path(backend, spot, pool, source, base)
+    yield from _weights(pool, place, source)
+    if pool.tls is not None:
+        yield from _pool_tls(pool.tls, (*place, "tls"), source)
+
+
+def _backend_path(backend: Backend, spot: Path, pool: Pool, source: Source, base: str) -> Iterator[Problem]:
+    if not backend.address.startswith("unix:"):
+        return
+    try:
+        path = backend.address.removeprefix("unix:")
+        addresses.unix_path(located(path, base) if path else "")
+    except ValueError as error:
+        yield source.problem((*spot, "address"), str(error))
+    if pool.host == "backend":
+        yield source.problem(
+            (*spot, "address"), "a Unix socket has no host to send; set the pool's host to keep or to a name"
+        )
+    if pool.tls is not None and pool.tls.verify and pool.tls.server_name is None:
+        yield source.problem(
+            (*spot, "address"), "a Unix socket has no name to verify; set server_name in the pool's tls"
+        )
+
+
+def _weights(pool: Pool, place: Path, source: Source) -> Iterator[Problem]:
+    weights = [backend.weight for backend in pool.backends]
+    if weights and not any(weights):
+        yield source.problem(
+            (*place, "backends"), "every weight is 0, so its requests get 503; give one a weight above 0", warning=True
+        )
+    if pool.strategy in IGNORE_WEIGHTS:
+        unused = next((index for index, weight in enumerate(weights) if weight > 1), None)
+        if unused is not None:
+            heeding = "weighted" if pool.strategy == "round_robin" else "weighted_random"
+            yield source.problem(
+                (*place, "backends", unused, "weight"),
+                f"the strategy {pool.strategy} ignores weights (but for 0); write strategy: {heeding}, or remove them",
+                warning=True,
+            )
+
+
+def _pool_tls(tls: PoolTls, place: Path, source: Source) -> Iterator[Problem]:
+    for one, other in (("cert", "key"), ("key", "cert")):
+        if source.given((*place, one)) and not source.given((*place, other)):
+            yield source.problem((*place, one), f"{one} is of no use without {other}; add {other}, or remove {one}")
+    if tls.ca is not None and not tls.verify:
+        yield source.problem((*place, "ca"), "has no effect while verify is false; remove one of the two", warning=True)
+
+
+def _unused(file: schema.File, source: Source) -> Iterator[Problem]:
+    """Warnings for pools to which no route leads, and routes that no listener serves."""
+    if source.damaged(("routes",)) or source.damaged(("listeners",)):
+        return  # what is left out may be the use
+    used: set[str] = set(source.texts(("routes",), "pool"))
+    for route in file.routes:
+        if route.split is not None:
+            used |= {route.split.read, route.split.write}
+    for name in file.pools:
+        if name not in used:
+            yield source.problem(
+                ("pools", name, KEY), "no route leads to this pool; add one, or remove it", warning=True
+            )
+    listeners = file.listeners.values()
+    if not listeners or any(listener.routes is None for listener in listeners):
+        return
+    served = {name for listener in listeners for name in listener.routes or ()}
+    for index, route in enumerate(file.routes):
+        if route.name not in served:
+            yield source.problem(
+                ("routes", index, "name"), "no listener serves this route; add it to one, or remove it", warning=True
+            )

@@ -7,11 +7,18 @@ cannot exhaust the stack, and aliases cannot multiply a small file into a large 
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import yaml
 
 from balancer.config.scalars import shown
 from balancer.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from yaml._yaml import Mark as CMark
+    from yaml.error import Mark as PlainMark
+
+    Mark = CMark | PlainMark
 
 BYTES_MAX = 4 * 1024 * 1024  # a file of 20,000 backends has 1 MiB; above this it is no configuration
 NODES_MAX = 200_000  # aliases expanded; keeps the whole check below a second or two
@@ -19,8 +26,12 @@ DEPTH_MAX = 32  # the deepest key of the schema is at 7
 PROBLEMS_MAX = 500  # more would not be read
 WHOLE_FILE = "(file)"
 
+Spot = tuple[int, int]  # line and column, counted from 1
+
 _WORD = re.compile(r"[A-Za-z0-9_<*-]+", re.ASCII)
-_STRING_TAG = "tag:yaml.org,2002:str"
+_TAG_PREFIX = "tag:yaml.org,2002:"
+_STRING_TAG = _TAG_PREFIX + "str"
+_EMPTY = "the file is empty; config/minimal.yaml shows the least that works"
 
 
 @dataclass(slots=True)
@@ -75,6 +86,10 @@ def path_text(path: Iterable[str | int]) -> str:
     return text or WHOLE_FILE
 
 
+def _spot(mark: "Mark | None") -> Spot:
+    return (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
+
+
 class _Composer:
     """Builds the tree from events. Recursion is bounded by DEPTH_MAX."""
 
@@ -89,75 +104,69 @@ class _Composer:
     def document(self) -> Document:
         """The one document of the stream."""
         next(self._events)  # stream start
-        event = next(self._events)
-        if isinstance(event, yaml.StreamEndEvent):
-            raise self._fatal(None, "the file is empty; config/minimal.yaml shows the least that works")
+        if isinstance(next(self._events), yaml.StreamEndEvent):
+            raise self._fatal((1, 1), _EMPTY)
         root = self._node(next(self._events), 1)
         next(self._events)  # document end
         event = next(self._events)
         if not isinstance(event, yaml.StreamEndEvent):
-            raise self._fatal(event.start_mark, "a second document starts here; one file holds one configuration")
+            spot = _spot(event.start_mark)
+            raise self._fatal(spot, "a second document starts here; one file holds one configuration")
         if isinstance(root, Scalar) and root.plain and root.text == "":
-            raise self._fatal(None, "the file is empty; config/minimal.yaml shows the least that works")
+            raise self._fatal((1, 1), _EMPTY)
         return Document(root, self._problems)
 
-    def _fatal(self, mark: yaml.Mark | None, message: str) -> ConfigError:
-        line, column = (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
-        return ConfigError([*self._problems, Problem(self._name, line, column, WHOLE_FILE, message)])
+    def _fatal(self, spot: Spot, message: str) -> ConfigError:
+        return ConfigError([*self._problems, Problem(self._name, *spot, path_text(self._path), message)])
 
     def _node(self, event: yaml.Event, depth: int) -> Node:
-        mark = event.start_mark
+        assert isinstance(event, yaml.NodeEvent)  # the parser's grammar: nothing else stands where a value may
+        spot = _spot(event.start_mark)
         if depth > DEPTH_MAX:
-            raise self._fatal(mark, f"nested more than {DEPTH_MAX} deep; no key of the configuration is")
-        node: Node
+            raise self._fatal(spot, f"nested more than {DEPTH_MAX} deep; no key of the configuration is")
         if isinstance(event, yaml.AliasEvent):
-            node = self._alias(event)
-            self._count(node.size, mark)
+            node = self._alias(event.anchor or "", spot)
+            self._count(node.size, spot)
             return node
-        self._check_tag(event)
-        self._count(1, mark)
-        anchor = event.anchor
-        if anchor is not None:
-            self._anchors[anchor] = None
-        if isinstance(event, yaml.ScalarEvent):
-            plain = event.style in (None, "") and event.tag != _STRING_TAG
-            node = Scalar(mark.line + 1, mark.column + 1, event.value, plain)
-        elif isinstance(event, yaml.SequenceStartEvent):
-            node = self._sequence(mark, depth)
-        else:
-            node = self._mapping(mark, depth)
-        if anchor is not None:
-            self._anchors[anchor] = node
+        tag = getattr(event, "tag", None)
+        if tag not in (None, "!", _STRING_TAG):
+            raise self._fatal(spot, f"the tag {shown(tag.replace(_TAG_PREFIX, '!!'))} is not supported; remove it")
+        self._count(1, spot)
+        if event.anchor is not None:
+            self._anchors[event.anchor] = None
+        node = self._value(event, spot, depth)
+        if event.anchor is not None:
+            self._anchors[event.anchor] = node
         return node
 
-    def _count(self, nodes: int, mark: yaml.Mark) -> None:
+    def _value(self, event: yaml.Event, spot: Spot, depth: int) -> Node:
+        if isinstance(event, yaml.ScalarEvent):
+            return Scalar(*spot, event.value, plain=not event.style and event.tag is None)
+        if isinstance(event, yaml.SequenceStartEvent):
+            return self._sequence(spot, depth)
+        return self._mapping(spot, depth)
+
+    def _count(self, nodes: int, spot: Spot) -> None:
         self._nodes += nodes
         if self._nodes > NODES_MAX:
             raise self._fatal(
-                mark, f"more than {NODES_MAX:,} values once every alias is expanded; use fewer aliases or entries"
+                spot, f"more than {NODES_MAX:,} values once every alias is expanded; use fewer aliases or entries"
             )
 
-    def _alias(self, event: yaml.AliasEvent) -> Node:
-        anchor = event.anchor
+    def _alias(self, anchor: str, spot: Spot) -> Node:
         if anchor not in self._anchors:
             raise self._fatal(
-                event.start_mark,
+                spot,
                 f"{shown('*' + anchor)} is a YAML alias and nothing is anchored as &{anchor}; "
                 f'to mean the text, quote it: "*{anchor}"',
             )
         node = self._anchors[anchor]
         if node is None:
-            raise self._fatal(event.start_mark, f"{shown('*' + anchor)} stands inside the value that it names")
+            raise self._fatal(spot, f"{shown('*' + anchor)} stands inside the value that it names")
         return node
 
-    def _check_tag(self, event: yaml.Event) -> None:
-        tag = getattr(event, "tag", None)
-        if tag is not None and tag not in ("!", _STRING_TAG):
-            written = tag.replace("tag:yaml.org,2002:", "!!")
-            raise self._fatal(event.start_mark, f"the tag {shown(written)} is not supported; remove it")
-
-    def _sequence(self, mark: yaml.Mark, depth: int) -> Sequence:
-        node = Sequence(mark.line + 1, mark.column + 1)
+    def _sequence(self, spot: Spot, depth: int) -> Sequence:
+        node = Sequence(*spot)
         while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
             self._path.append(len(node.items))
             item = self._node(event, depth + 1)
@@ -166,13 +175,13 @@ class _Composer:
             node.size += item.size
         return node
 
-    def _mapping(self, mark: yaml.Mark, depth: int) -> Mapping:
-        node = Mapping(mark.line + 1, mark.column + 1)
+    def _mapping(self, spot: Spot, depth: int) -> Mapping:
+        node = Mapping(*spot)
         while not isinstance(event := next(self._events), yaml.MappingEndEvent):
             key = self._node(event, depth + 1)
             if not isinstance(key, Scalar):
                 raise self._fatal(
-                    event.start_mark, "a key must be text; a value that starts with { or [ must stand in quotes"
+                    (key.line, key.column), "a key must be text; a value that starts with { or [ must stand in quotes"
                 )
             self._path.append(key.text)
             value = self._node(next(self._events), depth + 1)
@@ -251,8 +260,7 @@ def compose(data: bytes, name: str) -> Document:
         mark = error.problem_mark
         if error.context == "while scanning a quoted scalar" and error.context_mark is not None:
             mark = error.context_mark  # where the quote opens; the other one is the end of the file
-        line, column = (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
-        raise ConfigError([Problem(name, line, column, WHOLE_FILE, _syntax_message(text, error))]) from error
+        raise ConfigError([Problem(name, *_spot(mark), WHOLE_FILE, _syntax_message(text, error))]) from error
     except yaml.reader.ReaderError as error:
         before_text = text[: error.position]
         line = before_text.count("\n") + 1

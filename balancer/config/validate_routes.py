@@ -1,0 +1,204 @@
+"""What must fit together in routes: names, actions, conditions, edits, and whether each route can be reached."""
+
+import re
+from collections.abc import Iterator
+
+from balancer.config import model, schema
+from balancer.config.convert import plain_match
+from balancer.config.fields import did_you_mean
+from balancer.config.reachability import below_prefix, first_covers
+from balancer.config.scalars import shown
+from balancer.config.schema_traffic import ACTIONS, HeaderEdits, Match, Redirect, Respond, Route
+from balancer.config.source import KEY, Path, Source
+from balancer.errors import Problem
+
+_PLACEHOLDERS = {"scheme": "https", "host": "host", "path": "/", "query": ""}
+_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+_TARGET = re.compile(r"/|https?://[^/]", re.ASCII | re.IGNORECASE)
+_NO_BODY = (204, 205, 304)  # RFC 9110 sections 15.3.5, 15.3.6 and 15.4.5
+_OWN_ANSWER_FIELDS = {"content-type": "write content_type instead", "date": "the balancer sets it"}
+
+
+def check_routes(file: schema.File, source: Source) -> Iterator[Problem]:
+    """Every problem of the routes. O(routes), but for reachability (see there)."""
+    pools = source.names(("pools",))
+    first: dict[str, int] = {}
+    for index, route in enumerate(file.routes):
+        place: Path = ("routes", index)
+        other = first.setdefault(route.name, index)
+        if other != index:
+            line = source.line(("routes", other))
+            yield source.problem(
+                (*place, "name"), f"there is a route {shown(route.name)} in line {line}; rename one of the two"
+            )
+        yield from _action(route, place, pools, source)
+        yield from _match(route.match, (*place, "match"), source)
+        yield from _edits(route.headers.request, (*place, "headers", "request"), source)
+        yield from _edits(route.headers.response, (*place, "headers", "response"), source)
+        yield from _rewrite(route, place, source)
+    yield from _unreachable(file, source)
+
+
+def _action(route: Route, place: Path, pools: list[str], source: Source) -> Iterator[Problem]:
+    given = [key for key in ACTIONS if source.given((*place, key))]
+    if not given and not source.damaged(place):
+        yield source.problem(place, "the route has no action; add one of pool, split, redirect and respond")
+    for key in given[1:]:
+        yield source.problem((*place, key, KEY), f"{key} is a second action beside {given[0]}; keep one of the two")
+    if route.pool is not None:
+        yield from _pool_name(route.pool, (*place, "pool"), pools, source)
+    if route.split is not None:
+        yield from _pool_name(route.split.read, (*place, "split", "read"), pools, source)
+        yield from _pool_name(route.split.write, (*place, "split", "write"), pools, source)
+    if route.redirect is not None:
+        yield from _redirect(route.redirect, (*place, "redirect"), source)
+    if route.respond is not None:
+        yield from _respond(route.respond, (*place, "respond"), source)
+    if given[:1] in (["redirect"], ["respond"]):
+        for key in ("timeout", "max_body", "rewrite"):
+            if source.given((*place, key)):
+                yield source.problem(
+                    (*place, key), f"has no effect: {given[0]} sends nothing upstream; remove it", warning=True
+                )
+        if source.given((*place, "headers", "request")):
+            yield source.problem(
+                (*place, "headers", "request"),
+                f"has no effect: {given[0]} sends nothing upstream; remove it",
+                warning=True,
+            )
+
+
+def _pool_name(name: str, place: Path, pools: list[str], source: Source) -> Iterator[Problem]:
+    if name not in pools:
+        hint = did_you_mean(name, pools) if pools else "add it to `pools`"
+        yield source.problem(place, f"there is no pool {shown(name)}; {hint}")
+
+
+def _redirect(redirect: Redirect, place: Path, source: Source) -> Iterator[Problem]:
+    names = _PLACEHOLDER.findall(redirect.to)
+    wrong = [name for name in names if name not in _PLACEHOLDERS]
+    for name in wrong:
+        choices = ["{" + choice + "}" for choice in _PLACEHOLDERS]
+        yield source.problem((*place, "to"), f"{shown('{' + name + '}')} is unknown; {did_you_mean(name, choices)}")
+    if wrong:
+        return
+    filled = _PLACEHOLDER.sub(lambda found: _PLACEHOLDERS[found[1]], redirect.to)
+    if "{" in filled or "}" in filled:
+        yield source.problem((*place, "to"), "has a { or } without its partner; write it as %7B or %7D")
+    elif not _TARGET.match(filled):
+        yield source.problem(
+            (*place, "to"), f"{shown(redirect.to)} is no target; write a path such as /new, or a URL with http(s)://"
+        )
+    elif any(char < "!" or char == "\x7f" for char in filled):
+        yield source.problem((*place, "to"), "holds a blank or control character; write it percent-encoded")
+
+
+def _respond(respond: Respond, place: Path, source: Source) -> Iterator[Problem]:
+    if respond.status in _NO_BODY and respond.body:
+        yield source.problem(
+            (*place, "body"), f"an answer with status {respond.status} has no body; remove it, or use another status"
+        )
+    for name in respond.headers:
+        lowered = name.lower()
+        if lowered in _OWN_ANSWER_FIELDS:
+            yield source.problem((*place, "headers", name, KEY), f"{name}: {_OWN_ANSWER_FIELDS[lowered]}")
+        else:
+            yield from _own_field(name, (*place, "headers", name, KEY), source)
+    yield from _same_name(list(respond.headers), (*place, "headers"), source)
+
+
+def _own_field(name: str, place: Path, source: Source) -> Iterator[Problem]:
+    if name.lower() in model.UNEDITABLE_FIELDS:
+        yield source.problem(
+            place, f"{name} frames messages or belongs to one connection, so the balancer alone sets it; remove it"
+        )
+
+
+def _same_name(names: list[str], place: Path, source: Source) -> Iterator[Problem]:
+    """Names that differ only in case mean one field, or one condition."""
+    seen: dict[str, str] = {}
+    for name in names:
+        first = seen.setdefault(name.lower(), name)
+        if first != name:
+            yield source.problem((*place, name, KEY), f"is the same field as {first}; keep one of the two")
+
+
+def _match(match: Match, place: Path, source: Source) -> Iterator[Problem]:
+    for key in ("path_prefix", "path_regex"):
+        if match.path is not None and source.given((*place, key)):
+            yield source.problem((*place, key, KEY), f"{key} beside path adds nothing; keep one of the two")
+    if match.path_regex is not None:
+        try:
+            re.compile(match.path_regex.encode())
+        except (re.error, OverflowError, RecursionError) as error:
+            spot = f" at character {error.pos + 1}" if isinstance(error, re.error) and error.pos is not None else ""
+            reason = error.msg if isinstance(error, re.error) else str(error)
+            yield source.problem(
+                (*place, "path_regex"), f"is not a regular expression: {reason}{spot}; correct it, or use path_prefix"
+            )
+    for name in match.headers:
+        if name.lower() == "host":
+            yield source.problem(
+                (*place, "headers", name, KEY), "match the host with hosts, which ignores port and case"
+            )
+    yield from _same_name(list(match.headers), (*place, "headers"), source)
+
+
+def _edits(edits: HeaderEdits, place: Path, source: Source) -> Iterator[Problem]:
+    for key, names in (("set", list(edits.set)), ("add", list(edits.add))):
+        for name in names:
+            yield from _own_field(name, (*place, key, name, KEY), source)
+        yield from _same_name(names, (*place, key), source)
+    for index, name in enumerate(edits.remove):
+        yield from _own_field(name, (*place, "remove", index), source)
+    single = [((*place, "add", name, KEY), name) for name in edits.add]
+    single += [((*place, "remove", index), name) for index, name in enumerate(edits.remove)]
+    for spot, name in single:
+        if name.lower() in model.SET_ONLY_FIELDS:
+            yield source.problem(spot, f"a request has exactly one {name}; use set, or the pool's host")
+
+
+def _rewrite(route: Route, place: Path, source: Source) -> Iterator[Problem]:
+    if route.rewrite is None:
+        return
+    strip = route.rewrite.strip_prefix
+    path = route.match.path or route.match.path_prefix
+    if path is not None and not below_prefix(strip, path) and not below_prefix(path, strip):
+        yield source.problem(
+            (*place, "rewrite", "strip_prefix"),
+            f"{shown(strip)} never stands in front of {shown(path)}, which the route matches; correct one of the two",
+            warning=True,
+        )
+
+
+def _unreachable(file: schema.File, source: Source) -> Iterator[Problem]:
+    """Routes that are covered on every listener that serves them. Only those whose conditions are all right count."""
+    matches = [
+        (route.name, plain_match(route.match))
+        for index, route in enumerate(file.routes)
+        if not source.damaged(("routes", index, "match"))
+    ]
+    shadows: dict[str, str] = {}
+    reached: set[str] = set()
+    whole: dict[str, str] | None = None
+    for listener in file.listeners.values():
+        if listener.routes is None:
+            if whole is None:
+                whole = first_covers(matches)
+            served, found = [name for name, _ in matches], whole
+        else:
+            wanted = set(listener.routes)
+            part = [(name, match) for name, match in matches if name in wanted]
+            served, found = [name for name, _ in part], first_covers(part)
+        reached.update(name for name in served if name not in found)
+        shadows.update(found)
+    places = {route.name: index for index, route in enumerate(file.routes)}
+    for index, route in enumerate(file.routes):
+        cover = shadows.get(route.name)
+        if cover is not None and cover != route.name and route.name not in reached:
+            line = source.line(("routes", places[cover]))
+            yield source.problem(
+                ("routes", index),
+                f"no request reaches {shown(route.name)}: {shown(cover)} in line {line} takes all that it matches; "
+                "put this one first, or narrow that one",
+            )
