@@ -1,23 +1,20 @@
 """One request and its response through us, from the head's last byte to the response's: read this first.
 
 The life of an exchange, in the order of the code:
-(1) `begin`: route, act. (2) `_attempt`: pick a backend, take or open a connection, send. (3) `request_data`: the
+(1) `begin`: route, act. (2) `Attempt.first`: pick a backend, take or open a connection, send. (3) `request_data`: the
 body follows. (4) `respond`: the response head goes out. (5) `response_data`: its body follows. (6) `_complete`:
 release, count, log, next. `fail` and `cancel` are the two other ends: the backend's or our fault, and the
 client's going.
 
 One object serves a client connection's exchanges one after the other (they are serial: RFC 9112 9.3.2), so the
-common path allocates only heads. Law: in flight is raised in `_attempt` and lowered in `_end_attempt`, nowhere else.
+common path allocates only heads.
 """
 
-import asyncio
 import math
 from typing import TYPE_CHECKING
 
-from balancer.balancing.backend import BackendState
 from balancer.clock import monotonic
 from balancer.errors import (
-    BAD_RESPONSE,
     CLIENT_GONE,
     CLIENT_GONE_IN_REQUEST,
     CLIENT_GONE_IN_RESPONSE,
@@ -31,11 +28,11 @@ from balancer.errors import (
     Outcome,
     ProtocolError,
 )
-from balancer.http1.forwarding import replace_host, request_head, response_head
+from balancer.http1.forwarding import request_head, response_head
 from balancer.http1.message import RequestHead, ResponseHead
-from balancer.proxy import answering
+from balancer.proxy import answering, interim
+from balancer.proxy.attempt import Attempt
 from balancer.proxy.body import RequestBody, ResponseBody
-from balancer.proxy.connections import ConnectError
 from balancer.proxy.report import report
 from balancer.proxy.tunnel import Tunnel
 from balancer.proxy.upstream import IN_BODY, Upstream, deadline_after
@@ -45,50 +42,32 @@ if TYPE_CHECKING:
     from balancer.proxy.snapshot import Destination, RoutePlan
     from balancer.transport.timers import Deadline
 
-CONTINUE_AFTER = 1.0  # seconds a client that expects 100 is left to a backend that may ignore Expect (peers.md 4.2)
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-INTERIM_MAX = 20  # 1xx responses to one request; more is a flood (peers.md 4.4)
-REPLAY_BYTES = 64 * 1024  # what is kept of a request to send it again; pingora's and linkerd's figure
-IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))  # RFC 9110 9.2.2
-_NOBODY: frozenset[BackendState] = frozenset()
-
 
 class Exchange:
     """One request and its response; reused for the next of the same client connection."""
 
     __slots__ = (
-        "attempt_started",
-        "attempting",
-        "attempts",
-        "backend",
+        "attempt",
         "body",
         "bytes_in",
         "bytes_out",
         "close",
-        "connect_s",
         "continue_timer",
         "continued",
         "destination",
         "downstream",
-        "first_byte_s",
         "head",
         "interims",
-        "loads",
         "outcome",
-        "payload",
         "persists",
         "request_id",
         "response_body",
-        "reused",
         "route",
         "server",
         "started",
         "status",
-        "task",
         "timer",
-        "tried",
         "tunnel",
-        "upstream",
     )
 
     head: RequestHead
@@ -97,15 +76,9 @@ class Exchange:
     def __init__(self, downstream: "Downstream") -> None:
         self.downstream = downstream
         self.server = downstream.server
-        self.loads = self.server.loads.own
-        self.upstream: Upstream | None = None
-        self.backend: BackendState | None = None
-        self.task: asyncio.Task[None] | None = None
+        self.attempt = Attempt(self)
         self.timer: Deadline | None = None
         self.continue_timer: Deadline | None = None
-        self.tried: set[BackendState] | None = None
-        self.attempting = False
-        self.payload = b""
         self.body: RequestBody | None = None
         self.response_body: ResponseBody | None = None
         self.destination: Destination | None = None
@@ -123,13 +96,12 @@ class Exchange:
         listener = downstream.listener
         self.head = head
         self.started = monotonic()
-        self.status = self.attempts = self.interims = 0
+        self.status = self.interims = 0
+        self.attempt.reset()
         self.bytes_in = len(head.raw)
         self.bytes_out = 0
-        self.connect_s = self.first_byte_s = -1.0
         self.body = self.response_body = None
         self.destination = None
-        self.backend = None
         self.continued = False
         self.outcome = COMPLETED
         self.request_id = head.request_id
@@ -158,13 +130,16 @@ class Exchange:
                 self.bytes_in += (len(data) if end < 0 else end) - offset
             elif not body.done:
                 end = -1
-        self.payload = payload
         # From here on nothing raises: what is started now has an owner that ends it.
         if route.timeout is not None:
             self.timer = self.server.deadlines.at(self.started + route.timeout, self.fail, EXCHANGE_TIMEOUT)
         if head.continues:
-            self.continue_timer = self.server.deadlines.at(self.started + CONTINUE_AFTER, self._continue_anyway)
-        self._attempt()
+            self.continue_timer = self.server.deadlines.at(
+                self.started + interim.CONTINUE_AFTER, interim.continue_anyway, self
+            )
+        nobody = self.attempt.first(destination.pool, payload)
+        if nobody is not None:
+            answering.outcome(self, nobody)
         return end
 
     def _head_for(self, route: "RoutePlan", destination: "Destination") -> bytes:
@@ -180,60 +155,10 @@ class Exchange:
             edit=route.edit_request,
         )
 
-    # (2) An attempt.
-
-    def _attempt(self) -> None:
-        destination = self.destination
-        assert destination is not None
-        pool = destination.pool
-        now = self.attempt_started = monotonic()
-        backend = pool.state.pick(now=now, key=None, exclude=self.tried or _NOBODY, rng=self.server.rng)
-        if backend is None:
-            answering.outcome(self, pool.state.explain(now))
-            return
-        self.backend = backend
-        self.loads[backend.slot] += 1
-        self.attempting = True
-        if pool.counts_attempts:
-            pool.strategy.started(backend, now)
-        self.attempts += 1
-        if pool.backend_host or not self.head.host_field:  # or an HTTP/1.0 request without Host
-            self.payload = replace_host(self.payload, backend.host_field)
-        upstream = backend.connections.take(now)
-        if upstream is None:
-            self._connect(backend)
-        else:
-            self.reused = True
-            self._send(upstream, now)
-
-    def _connect(self, backend: BackendState) -> None:
-        if self.body is not None and not self.body.done:
-            self.downstream.pause_reading()
-        self.reused = False
-        self.task = self.server.loop.create_task(self._connect_and_send(backend))
-
-    async def _connect_and_send(self, backend: BackendState) -> None:
-        try:
-            upstream = await backend.connections.connect()
-        except ConnectError as error:
-            self.task = None
-            self.fail(error.outcome, str(error))
-            return
-        self.task = None
-        now = monotonic()
-        self.connect_s = now - self.attempt_started
-        self._send(upstream, now)
-        self.downstream.resume_reading()
-
-    def _send(self, upstream: Upstream, now: float) -> None:
-        self.upstream = upstream
-        payload = self.payload
-        if not self.reused or len(payload) > REPLAY_BYTES or (self.body is not None and not self.body.done):
-            self.payload = b""  # it will not be sent again
-        first_byte = upstream.connections.timeouts.first_byte
-        # While the body is on its way the backend owes nothing yet: the client's own timeout judges.
-        waiting = self.body is None or self.body.done
-        upstream.send(self, payload, math.inf if first_byte is None or not waiting else now + first_byte)
+    @property
+    def uploading(self) -> bool:
+        """Whether part of the request's body is still to come."""
+        return self.body is not None and not self.body.done
 
     # (3) The request's body.
 
@@ -243,13 +168,8 @@ class Exchange:
         assert body is not None
         out, end = body.feed(data, start)
         self.bytes_in += (len(data) if end < 0 else end) - start
-        upstream = self.upstream
-        if out and upstream is not None and not upstream.closed:
-            upstream.transport.write(out)
-            if end >= 0 and self.status == 0:
-                upstream.watch_until(deadline_after(upstream.connections.timeouts.first_byte))
-        elif out and self.task is not None:
-            self.payload += out  # connecting: reading is paused, so this is at most one read
+        if out:
+            self.attempt.send_more(out, last=end >= 0)
         return end
 
     # (4) The response's head.
@@ -258,15 +178,14 @@ class Exchange:
         """A response head came from `upstream`; `data[end:]` came behind it."""
         status = head.status
         if status < 200:
-            self._interim(upstream, head, data, end)
+            interim.pass_on(self, upstream, head, data, end)
             return
         self.status = status
-        self.payload = b""
+        self.attempt.answered()
         downstream = self.downstream
         request = self.head
-        self.first_byte_s = monotonic() - self.attempt_started
         length = head.length
-        unread = self.body is not None and not self.body.done
+        unread = self.uploading
         if unread or self.server.closing or (length < 0 and request.minor == 0):
             self.close = True
         self.persists = head.keep_alive
@@ -307,49 +226,11 @@ class Exchange:
         else:
             upstream.watch_until(deadline_after(upstream.connections.timeouts.body_idle))
 
-    def _interim(self, upstream: Upstream, head: ResponseHead, data: bytes, end: int) -> None:
-        """RFC 9110 15.2: passed on to a client of 1.1; 101 only where a tunnel was asked for (7.8)."""
-        if head.status == 101:
-            if not self.head.upgrade or head.upgrade != b"websocket":
-                self.fail(BAD_RESPONSE, "101 that was not asked for")
-                return
-            self.status = 101
-            self.first_byte_s = monotonic() - self.attempt_started
-            self._stop_timers()  # the exchange is answered; a tunnel has a timeout of its own
-            self.tunnel = Tunnel(self, upstream, head, data[end:])
-            self.tunnel.open()
-            return
-        self.interims += 1
-        if self.interims > INTERIM_MAX:
-            self.fail(BAD_RESPONSE, f"more than {INTERIM_MAX} interim responses")
-            return
-        self.payload = b""  # the backend has seen the request: no silent second sending
-        said, self.continued = self.continued, False
-        self._stop_continue_timer()
-        if self.head.minor == 1 and not (head.status == 100 and said):
-            out = response_head(head, minor=1, close=False, date=b"", edit=None)
-            self.bytes_out += len(out)
-            self.downstream.transport.write(out)
-        if self.body is None or self.body.done:
-            upstream.watch_until(deadline_after(upstream.connections.timeouts.first_byte))
-        if len(data) > end:
-            upstream.head_data(self, data[end:])
-
-    def _continue_anyway(self) -> None:
-        """The backend said nothing to Expect: let the body come, as RFC 9110 10.1.1 lets a client do."""
-        self.continue_timer = None
-        if self.status == 0 and self.interims == 0:
-            self.continued = True
-            self.downstream.transport.write(CONTINUE)
-            self.bytes_out += len(CONTINUE)
-
-    def _stop_timers(self) -> None:
+    def stop_timers(self) -> None:
+        """No timeout of the exchange itself runs any more."""
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
-        self._stop_continue_timer()
-
-    def _stop_continue_timer(self) -> None:
         if self.continue_timer is not None:
             self.continue_timer.cancel()
             self.continue_timer = None
@@ -359,7 +240,7 @@ class Exchange:
     def response_data(self, data: bytes, start: int) -> None:
         """More of the response's body."""
         body = self.response_body
-        upstream = self.upstream
+        upstream = self.attempt.upstream
         assert body is not None
         assert upstream is not None
         try:
@@ -393,36 +274,31 @@ class Exchange:
     def _complete(self, *, clean: bool) -> None:
         """The response is out. `clean`: the backend sent exactly it, so its connection can serve again."""
         now = monotonic()
-        upstream = self.upstream
+        attempt = self.attempt
+        upstream = attempt.upstream
         assert upstream is not None
-        unread = self.body is not None and not self.body.done
+        attempt.upstream = None
+        unread = self.uploading
         if clean and self.persists and not unread:
             upstream.release(now)
         else:
             upstream.discard()
-        self.upstream = None
-        self._end_attempt(COMPLETED, now)
+        attempt.end(COMPLETED, self.status, now)
         self._finish(now)
         self.downstream.exchange_ended(self.close, unread)
 
     def fail(self, outcome: Outcome, detail: str = "") -> None:
         """The backend, or we, cannot go on: send it again where that is safe, answer, or cut the client off."""
         now = monotonic()
-        upstream = self.upstream
-        if upstream is not None:
-            self.upstream = None
-            upstream.discard()
-        if self.task is not None:
-            self.task.cancel()
-            self.task = None
-        self._end_attempt(outcome, now)
+        attempt = self.attempt
+        attempt.give_up()
+        attempt.end(outcome, self.status, now)
         if outcome is STALE_CONNECTION:
-            backend = self.backend
+            backend = attempt.backend
             assert backend is not None
             backend.connections.stale[0] += 1
-            if self._may_send_again():
+            if attempt.send_again():
                 self.server.count_retry(backend.pool, outcome.reason)
-                self._send_again(backend)
                 return
         self.server.log_failure(self, outcome, detail)
         if self.status == 0:
@@ -432,29 +308,14 @@ class Exchange:
         self._finish(now)
         self.downstream.cut_off()
 
-    def _may_send_again(self) -> bool:
-        return bool(self.payload) and self.head.method in IDEMPOTENT and not self.downstream.closed
-
-    def _send_again(self, backend: BackendState) -> None:
-        """Once, on a fresh connection to the same backend: it did not fail, its connection was old."""
-        now = self.attempt_started = monotonic()
-        self.loads[backend.slot] += 1
-        self.attempting = True
-        destination = self.destination
-        assert destination is not None
-        if destination.pool.counts_attempts:
-            destination.pool.strategy.started(backend, now)
-        self.attempts += 1
-        self._connect(backend)
-
     def upstream_lost(self) -> None:
         """The backend's connection is gone while it was ours."""
-        self.upstream = None
+        self.attempt.lost()
         if self.tunnel is not None:
             self.tunnel.end(TUNNEL_CLOSED)
         elif self.status:
             self.fail(UPSTREAM_TRUNCATED, "the backend closed or reset the connection inside the body")
-        elif self.reused and self.interims == 0:
+        elif self.attempt.reused and self.interims == 0:
             self.fail(STALE_CONNECTION, "a reused connection closed before an answer")
         else:
             self.fail(UPSTREAM_RESET, "the backend closed before an answer")
@@ -469,16 +330,10 @@ class Exchange:
             if self.status:
                 outcome = CLIENT_GONE_IN_RESPONSE
             else:
-                unread = self.body is not None and not self.body.done
+                unread = self.uploading
                 outcome = CLIENT_GONE_IN_REQUEST if unread else CLIENT_GONE
-        upstream = self.upstream
-        if upstream is not None:
-            self.upstream = None
-            upstream.discard()
-        if self.task is not None:
-            self.task.cancel()
-            self.task = None
-        self._end_attempt(outcome, now)
+        self.attempt.give_up()
+        self.attempt.end(outcome, self.status, now)
         self.outcome = outcome
         self._finish(now)
 
@@ -486,27 +341,13 @@ class Exchange:
         """A tunnel is over."""
         now = monotonic()
         self.tunnel = None
-        self._end_attempt(outcome, now)
+        self.attempt.end(outcome, self.status, now)
         self.outcome = outcome
         self._finish(now)
 
-    def _end_attempt(self, outcome: Outcome, now: float) -> None:
-        backend = self.backend
-        if not self.attempting or backend is None:
-            return
-        self.attempting = False
-        destination = self.destination
-        assert destination is not None
-        self.loads[backend.slot] -= 1
-        latency = now - self.attempt_started
-        if destination.pool.counts_attempts:
-            destination.pool.strategy.finished(backend, outcome, latency, self.first_byte_s, now)
-        backend.counters.attempt_ended(self.status, latency)
-
     def _finish(self, now: float) -> None:
         if self.timer is not None or self.continue_timer is not None:
-            self._stop_timers()
-        self.payload = b""
+            self.stop_timers()
         report(self, now - self.started)
 
     def answered(self, outcome: Outcome, status: int, size: int) -> None:
@@ -521,22 +362,23 @@ class Exchange:
     def backend_is_slow(self) -> None:
         """The backend's write buffer is full."""
         self.downstream.pause_reading()
-        upstream = self.upstream
+        upstream = self.attempt.upstream
         if upstream is not None and self.status == 0:
-            upstream.watch_until(deadline_after(upstream.connections.timeouts.first_byte))
+            upstream.await_head()
 
     def backend_caught_up(self) -> None:
         """The backend's write buffer drained."""
         self.downstream.resume_reading()
-        if self.upstream is not None and self.status == 0 and self.body is not None and not self.body.done:
-            self.upstream.watch_until(math.inf)
+        upstream = self.attempt.upstream
+        if upstream is not None and self.status == 0 and self.uploading:
+            upstream.watch_until(math.inf)
 
     def client_is_slow(self) -> None:
         """The client's write buffer is full."""
-        if self.upstream is not None:
-            self.upstream.pause_reading()
+        if self.attempt.upstream is not None:
+            self.attempt.upstream.pause_reading()
 
     def client_caught_up(self) -> None:
         """The client's write buffer drained."""
-        if self.upstream is not None:
-            self.upstream.resume_reading()
+        if self.attempt.upstream is not None:
+            self.attempt.upstream.resume_reading()

@@ -95,6 +95,7 @@ def _log(exchange: "Exchange", seconds: float) -> None:
     access_log = server.access_log
     assert access_log is not None
     head = exchange.head
+    attempt = exchange.attempt
     outcome = exchange.outcome
     plan = exchange.destination or exchange.route or downstream.listener
     access_log.append(
@@ -103,16 +104,16 @@ def _log(exchange: "Exchange", seconds: float) -> None:
             exchange.request_id,
             downstream.client_bytes(head),
             plan.log_head,
-            b"-" if exchange.backend is None else exchange.backend.log_name,
-            exchange.attempts,
+            b"-" if attempt.backend is None else attempt.backend.log_name,
+            attempt.number,
             head.method,
             head.target,
             exchange.status or (499 if outcome.status == 499 else 0),
             ENDINGS[outcome.reason],
             exchange.bytes_in,
             exchange.bytes_out,
-            exchange.connect_s,
-            exchange.first_byte_s,
+            attempt.connect_s,
+            attempt.first_byte_s,
             seconds,
         )
     )

@@ -222,7 +222,7 @@ class ProxyServer:
 
     def log_failure(self, exchange: Exchange, outcome: Outcome, detail: str) -> None:
         """Say why an attempt failed, for who asked to see (level debug): the access log has the reason's word."""
-        backend = exchange.backend
+        backend = exchange.attempt.backend
         log.debug(
             events.ATTEMPT_FAILED,
             request_id=exchange.request_id.decode("ascii"),

@@ -58,7 +58,7 @@ class Tunnel:
     def end(self, outcome: Outcome) -> None:
         """One side closed, or both were silent too long: flush what is written and close the other."""
         exchange = self._exchange
-        upstream, exchange.upstream = exchange.upstream, None
+        upstream, exchange.attempt.upstream = exchange.attempt.upstream, None
         if upstream is not None:
             upstream.finish_tunnel()
         exchange.ended(outcome)

@@ -150,6 +150,10 @@ class Upstream(asyncio.Protocol):
         self.watch_until(deadline)
         self.transport.write(payload)
 
+    def await_head(self) -> None:
+        """From now on the backend owes a response head within `timeouts.first_byte`."""
+        self.watch_until(deadline_after(self.connections.timeouts.first_byte))
+
     def watch_until(self, deadline: float) -> None:
         """Move the deadline; math.inf = none."""
         self.deadline = deadline
