@@ -42,20 +42,25 @@ def _folder() -> Path:
     return folder
 
 
-def _openssl(*arguments: str | Path) -> None:
+def openssl(*arguments: str | Path) -> None:
+    """Run the command in a folder of its own; RuntimeError with what it said when it fails."""
     command = [str(require_program("openssl")), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=_folder())
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
 
 
-@functools.cache
 def authority(name: str = "test authority") -> Pair:
     """A self-signed CA; the same name gives the same one."""
+    return _authority(name)
+
+
+@functools.cache
+def _authority(name: str) -> Pair:
     stem = name.replace(" ", "-")
     pair = Pair(_folder() / f"{stem}.pem", _folder() / f"{stem}.key")
-    _openssl("genpkey", *_KEYS["ec"], "-out", pair.key_path)
-    _openssl(
+    openssl("genpkey", *_KEYS["ec"], "-out", pair.key_path)
+    openssl(
         *("req", "-x509", "-new", "-key", pair.key_path, "-out", pair.cert_path),
         *("-days", "30", "-subj", f"/CN={name}", "-addext", "keyUsage=critical,keyCertSign,cRLSign"),
     )
@@ -84,12 +89,12 @@ def issued(
         kinds = ("IP" if name.replace(".", "").isdigit() or ":" in name else "DNS" for name in names)
         lines.append("subjectAltName=" + ",".join(f"{kind}:{name}" for kind, name in zip(kinds, names, strict=True)))
     extensions.write_text("\n".join(lines) + "\n")
-    _openssl("genpkey", *_KEYS[key], "-out", pair.key_path)
-    _openssl("req", "-new", "-key", pair.key_path, "-subj", f"/CN={common_name or 'test'}", "-out", request)
+    openssl("genpkey", *_KEYS[key], "-out", pair.key_path)
+    openssl("req", "-new", "-key", pair.key_path, "-subj", f"/CN={common_name or 'test'}", "-out", request)
     if expired:
         _sign_in_the_past(signer, request, extensions, pair.cert_path)
     else:
-        _openssl(
+        openssl(
             *("x509", "-req", "-in", request, "-CA", signer.cert_path, "-CAkey", signer.key_path),
             *("-CAcreateserial", "-days", "30", "-extfile", extensions, "-out", pair.cert_path),
         )
@@ -105,7 +110,7 @@ def _sign_in_the_past(signer: Pair, request: Path, extensions: Path, cert: Path)
         f"[ca]\ndefault_ca=d\n[d]\ndatabase={folder}/index\nnew_certs_dir={folder}\nrand_serial=yes\n"
         "default_md=sha256\npolicy=p\n[p]\ncommonName=supplied\n"
     )
-    _openssl(
+    openssl(
         *("ca", "-batch", "-notext", "-config", config, "-cert", signer.cert_path, "-keyfile", signer.key_path),
         *("-startdate", "20200101000000Z", "-enddate", "20200102000000Z", "-extfile", extensions),
         *("-in", request, "-out", cert),
