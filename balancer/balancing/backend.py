@@ -21,7 +21,7 @@ class LoadTable:
     """Exchanges and tunnels in flight: one row per worker, one column per backend slot, one writer per cell.
 
     `own` is this worker's row; `others` are read only. Rows are int64 views of shared memory in the daemon
-    and plain lists in tests. DESIGN section 4, shared memory.
+    and plain lists in tests.
     """
 
     __slots__ = ("others", "own")

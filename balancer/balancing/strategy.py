@@ -1,4 +1,4 @@
-"""What every strategy is: DESIGN section 5, the contract that retries, ejection, limits and drain rest on."""
+"""What every strategy is: the contract that retries, ejection, limits and drain rest on."""
 
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Protocol

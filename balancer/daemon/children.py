@@ -17,7 +17,7 @@ from balancer.telemetry.registry import Sample
 from balancer.transport.framed import Channel, ChannelError, Received, RequestTimeoutError, pair
 
 PING_EVERY = 1.0
-SILENCE_MAX = 5.0  # DESIGN 4: a worker silent for so long is killed and replaced
+SILENCE_MAX = 5.0  # a worker silent for so long is killed and replaced
 _SECOND_CHANCE = 0.5  # when it was the supervisor that stalled, the answer is there already
 _LAST_WORDS = 1.0  # after the process ended: until its channel is read to the end
 _HELD_BACK = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1}

@@ -1,4 +1,4 @@
-"""The three phases of a stop, DESIGN 3.1: say goodbye and serve on; empty the queues and close; finish.
+"""The three phases of a stop: say goodbye and serve on; empty the queues and close; finish.
 
 Each phase is over for all workers before the next begins: a client that is told to close must find an open door.
 """

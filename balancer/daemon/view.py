@@ -15,7 +15,7 @@ from balancer.telemetry import metrics
 from balancer.telemetry.aggregate import Aggregate, read_process
 from balancer.transport.framed import ChannelError
 
-PULL_TIMEOUT = 0.25  # DESIGN 4: a scrape waits so long for a worker and then shows what it pushed last
+PULL_TIMEOUT = 0.25  # a scrape waits so long for a worker and then shows what it pushed last
 
 
 class View:

@@ -32,7 +32,7 @@ from balancer.transport.framed import FDS_MAX
 log = structlog.get_logger()
 
 START_TIMEOUT = 30.0  # a cold start reads a hundred modules from a disk that may be slow
-PREPARE_TIMEOUT = 10.0  # DESIGN 4: 10 s of silence
+PREPARE_TIMEOUT = 10.0  # seconds: a worker that has not built a configuration by then is stuck
 COMMAND_TIMEOUT = 5.0
 ADOPT_AFTER = 0.2  # a slot that is empty for longer gets its connections accepted by another worker
 START_ATTEMPTS = 3  # of a worker that was never ready: after so many the daemon has no hope and says so

@@ -1,7 +1,7 @@
 """What we send on: heads rebuilt from what came, less what is hop-by-hop, plus what an intermediary adds.
 
-The order is fixed: parse, remove nominated and hop-by-hop fields, apply the user's edits, add our own
-(peers.md 3 no. 22). RFC 9110 sections 7.6 and 7.8, RFC 7239.
+The order is fixed: parse, remove nominated and hop-by-hop fields, apply the user's edits, add our own.
+RFC 9110 sections 7.6 and 7.8, RFC 7239.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,7 +41,7 @@ class Forwarder:
     """The fields that name the client to a backend, for one client connection.
 
     For a peer that is not a trusted proxy what it sent in these fields is replaced; a trusted one's values are
-    kept and ours appended (DESIGN 3.2 `trusted_proxies`). `via` is our pseudonym, b"" = no Via.
+    kept and ours appended (`trusted_proxies`). `via` is our pseudonym, b"" = no Via.
     """
 
     __slots__ = ("_block", "_block_host", "_forwarded", "_peer", "_port", "_proto", "_via", "networks", "trusted")
@@ -125,7 +125,7 @@ class Forwarder:
     def client(self, head: RequestHead) -> str:
         """The client's address: the peer, or behind trusted proxies the last one in X-Forwarded-For not trusted.
 
-        Read from right to left (peers.md 3 no. 21); an entry that is no address ends the walk at the hop before.
+        Read from right to left; an entry that is no address ends the walk at the hop before.
         """
         peer = self._peer.decode("ascii")
         if not self.trusted:

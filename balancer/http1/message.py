@@ -12,7 +12,7 @@ UNTIL_CLOSE = -2
 
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 PLAIN_LENGTH = re.compile(rb"0|[1-9][0-9]{0,17}")  # int() would take "+1", "1_0" and other scripts' digits
-# Fields that a client may not have removed by naming them in Connection (peers.md 3 no. 22, CVE-2024-45410).
+# Fields that a client may not have removed by naming them in Connection (CVE-2024-45410).
 PROTECTED = frozenset(
     b"host content-length transfer-encoding content-type content-encoding authorization cookie cache-control "
     b"forwarded via x-request-id x-real-ip x-forwarded-for x-forwarded-proto x-forwarded-host x-forwarded-port "

@@ -32,7 +32,7 @@ _REQUEST_LINE = re.compile(rb"(" + TOKEN + rb") (\S+) HTTP/(\d)\.(\d)")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=\-]{1,128}")
 
 # One byte in front of the names, so that the search is a memchr from line to line. The names that backends
-# fold onto ours ("_" for "-" in a CGI environment) are found by the same pass (peers.md 4.4).
+# fold onto ours ("_" for "-" in a CGI environment) are found by the same pass.
 _FIELDS = re.compile(
     rb"\n(host|con(?:nection|tent[-_]length)|x[-_]re(?:quest[-_]id|al[-_]ip)|x[-_]forwarded[-_](?:for|proto|host|port)"
     rb"|t(?:e|ransfer[-_]encoding)|upgrade|expect|via|forwarded|keep[-_]alive|proxy[-_]connection|max-forwards):"

@@ -10,7 +10,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from balancer.errors import BAD_RESPONSE, RESPONSE_HEAD_TOO_LARGE, ProtocolError
 from balancer.http1.message import CHUNKED, NO_BODY, PLAIN_LENGTH, UNTIL_CLOSE, ResponseHead, cut_nominated
 
-HEAD_BYTES = 80 * 1024  # h11's and llhttp's own order; nginx's 4 KiB is a famous 502 (peers.md 3 no. 19)
+HEAD_BYTES = 80 * 1024  # h11's and llhttp's own order; nginx's 4 KiB is a famous 502
 HEADER_COUNT = 200
 
 _FIELDS = re.compile(rb"\n(con(?:nection|tent-length)|transfer-encoding|date|keep-alive|proxy-connection|upgrade|te):")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from balancer.proxy.upstream import Upstream
 
 POLL_AFTER = 1.0  # seconds idle after which the kernel is asked once more before a connection is used
-TLS_HANDSHAKE = 5.0  # seconds on top of connect; peers.md 2.8
+TLS_HANDSHAKE = 5.0  # seconds on top of connect
 
 _poll = select.poll()
 
@@ -41,7 +41,7 @@ class ConnectError(Exception):
 
 
 class BackendConnections:
-    """LIFO of idle connections, with the limits of DESIGN 3.2 `keepalive`. One per backend and worker.
+    """LIFO of idle connections, with the limits of `keepalive`. One per backend and worker.
 
     LIFO keeps few connections warm and lets the others age out. Bounded by `max_idle`.
     """

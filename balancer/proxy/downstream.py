@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from balancer.proxy.snapshot import ListenerPlan
 
 AWAITING_HEAD, BUSY, IN_BODY, IN_TUNNEL, LINGERING = range(5)
-AHEAD_BYTES = 64 * 1024  # read ahead of a response that is awaited: one head; DESIGN 6
+AHEAD_BYTES = 64 * 1024  # read ahead of a response that is awaited: one head
 EMPTY_LINES = 4  # before a request line (RFC 9112 2.2)
 LINGER_SECONDS = 5.0
 LINGER_BYTES = 1024 * 1024
@@ -141,7 +141,7 @@ class Downstream(asyncio.Protocol):
                 self.transport.abort()
 
     def eof_received(self) -> bool:
-        """The client's FIN. After a complete request it counts as gone, unless `half_close: allow`; DESIGN 6."""
+        """The client's FIN. After a complete request it counts as gone, unless `half_close: allow`."""
         if self.state == BUSY and self.listener.half_close and self.listener.tls is None:
             self.must_close = True
             if self.exchange is not None:
@@ -294,7 +294,7 @@ class Downstream(asyncio.Protocol):
             self._keep_partial(bytes(buffer))
 
     def _read_ahead(self, data: bytes) -> None:
-        """Keep what a pipelining client sent; once a whole head is there, read no further (peers.md 4.1)."""
+        """Keep what a pipelining client sent; once a whole head is there, read no further."""
         self._ahead = self._ahead + data if self._ahead else data
         if len(self._ahead) > AHEAD_BYTES or b"\r\n\r\n" in self._ahead:
             self.pause_reading()

@@ -249,7 +249,7 @@ class ProxyServer:
             return 0
         return sum(self.loads.own[backend.slot] for backend in self._snapshot.backends.values())
 
-    # Stopping: DESIGN 3.1.
+    # Stopping: the phases of balancer/daemon/shutdown.py.
 
     def announce_close(self) -> None:
         """Phase 1: go on, but every answer from now on carries `Connection: close`."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from balancer.proxy.exchange import Exchange
 
 IDLE, AWAITING_HEAD, IN_BODY, IN_TUNNEL = range(4)
-HIGH_WATER = 64 * 1024  # bytes kept for a slow reader before the other side is paused; DESIGN 6
+HIGH_WATER = 64 * 1024  # bytes kept for a slow reader before the other side is paused
 SALVAGE = 256 * 1024
 
 
