@@ -28,6 +28,9 @@ PIPE_BYTES = select.PIPE_BUF
 FILE_BYTES = 256 * 1024
 # How long lines gather before they are written: 50 wake-ups a second at most, and nobody watches faster.
 GATHER = 0.02
+# The writer looks at the deadline of a stop at least this often, and gets a little longer to count its losses.
+_POLL = 0.1
+_JOIN_MARGIN = 0.25
 # Client text is cut here so that a whole line fits into PIPE_BUF with room for the names of a configuration.
 TARGET_BYTES = 2048
 ID_BYTES = 200
@@ -171,7 +174,6 @@ class AccessLog:
         self._told = 0
         self._taken = 0
         self._lost = 0
-        self._writing = 0  # lines of the batch that the writer holds
         self._output = _Output(path)
         self._thread = threading.Thread(target=self._write_until_stopped, name="access-log", daemon=True)
         self._thread.start()
@@ -203,9 +205,9 @@ class AccessLog:
         self._give_up_at = monotonic() + deadline
         self._stop.set()
         self._wake_writer()
-        self._thread.join(deadline)
+        self._thread.join(deadline + _JOIN_MARGIN)
         if self._thread.is_alive():  # stuck in a write that nobody reads: the lines behind it are lost
-            stuck = len(self._lines) + self._writing
+            stuck = len(self._lines) + self._output.unwritten
             self._refused += stuck
             self._on_drop(stuck)
         else:
@@ -250,9 +252,7 @@ class AccessLog:
         batch = lines[:count]
         del lines[:count]
         data = b"".join(batch)
-        self._writing = count
-        self._lost += self._output.write(data, lambda: self._give_up_at)
-        self._writing = 0
+        self._lost += self._output.write(data, count, lambda: self._give_up_at)
         self._taken += len(data)
 
 
@@ -263,6 +263,7 @@ class _Output:
         self._path = path
         self._failing = False
         self._torn = False  # the last write stopped inside a line
+        self.unwritten = 0  # lines of the current batch
         self._fd = self._open()
         self._chunk = FILE_BYTES if stat.S_ISREG(os.fstat(self._fd).st_mode) else PIPE_BYTES
 
@@ -292,8 +293,9 @@ class _Output:
         """Close the descriptor."""
         os.close(self._fd)
 
-    def write(self, data: bytes, give_up_at: Callable[[], float]) -> int:
-        """Write whole lines in chunks; the number of lines that were lost. A failure is logged when it begins."""
+    def write(self, data: bytes, lines: int, give_up_at: Callable[[], float]) -> int:
+        """Write `lines` whole lines in chunks; the number of those lost. A failure is logged when it begins."""
+        self.unwritten = lines
         start = 0
         try:
             if self._torn:
@@ -304,19 +306,22 @@ class _Output:
                 if end - start > self._chunk:
                     # Whole lines up to the chunk's size; a longer line goes alone.
                     end = data.rfind(b"\n", start, start + self._chunk) + 1 or data.find(b"\n", start) + 1
-                start += self._write_all(data[start:end], give_up_at)
+                self._write_all(data[start:end], give_up_at)
+                self.unwritten -= data.count(b"\n", start, end)
+                start = end
         except OSError as error:
             if not self._failing:
                 self._failing = True
                 _log.error(events.ACCESS_LOG_WRITE_FAILED, path=self._path, error=str(error))
-            return data.count(b"\n", start)
+            lost, self.unwritten = self.unwritten, 0
+            return lost
         if self._failing:
             self._failing = False
             _log.info(events.ACCESS_LOG_WRITE_RECOVERED, path=self._path)
         return 0
 
-    def _write_all(self, chunk: bytes, give_up_at: Callable[[], float]) -> int:
-        """Write `chunk` whole. Its length; raises OSError, TimeoutError when a stop cannot wait any longer."""
+    def _write_all(self, chunk: bytes, give_up_at: Callable[[], float]) -> None:
+        """Write `chunk` whole. Raises OSError, TimeoutError when a stop cannot wait any longer."""
         written = 0
         try:
             while written < len(chunk):
@@ -324,12 +329,12 @@ class _Output:
                     written += os.write(self._fd, chunk[written:] if written else chunk)
                 except BlockingIOError:
                     # Somebody made the descriptor non-blocking. Wait for room, but look at the deadline.
-                    if monotonic() > give_up_at():
+                    remaining = give_up_at() - monotonic()
+                    if remaining <= 0:
                         raise TimeoutError("nobody reads the access log") from None
                     poll = select.poll()
                     poll.register(self._fd, select.POLLOUT)
-                    poll.poll(100)
+                    poll.poll(min(remaining, _POLL) * 1000)
         except OSError:
             self._torn = bool(written)
             raise
-        return len(chunk)

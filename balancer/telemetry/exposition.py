@@ -14,8 +14,8 @@ CODES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")
 
 # A histogram is 15 lines per backend: above this many backends in a pool they are rendered only when asked for.
 DURATIONS_MAX = 200
-# Lines per piece: a few milliseconds of work, however large a pool is.
-_LINES_PER_PIECE = 3000
+# Lines per piece: a millisecond or two of work, however large a pool is.
+_LINES_PER_PIECE = 1000
 _LINES = {Kind.COUNTER: 1, Kind.GAUGE: 1, Kind.CODES: len(CODES), Kind.HISTOGRAM: len(BOUNDS) + 3}
 
 
