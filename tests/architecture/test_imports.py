@@ -37,3 +37,10 @@ def test_a_breach_is_reported(project: Path, tmp_path: Path, module: str, line: 
         file.write(f"\n{line}\n")
     result = lint_imports(tmp_path)
     assert result.returncode != 0, result.stdout
+
+
+def test_a_worker_loads_neither_the_validation_nor_the_command_line() -> None:
+    heavy = ("pydantic", "yaml", "click", "prometheus_client", "balancer.config.schema", "balancer.config.load")
+    code = f"import sys, balancer.daemon.worker; print([name for name in {heavy} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert result.stdout.strip() == "[]"
