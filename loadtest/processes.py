@@ -50,7 +50,7 @@ def running(
             with on_core(core):
                 process = subprocess.Popen(
                     argv, cwd=folder, stdin=subprocess.DEVNULL, stdout=opened, stderr=error_file,
-                    env=environment(), start_new_session=True,
+                    env=environment(), start_new_session=True, bufsize=0,
                 )  # fmt: skip
         except FileNotFoundError as missing:
             raise RunError(f"{argv[0]} is not installed: apt-get install nginx-light haproxy wrk") from missing
