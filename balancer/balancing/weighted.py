@@ -107,7 +107,7 @@ class Weighted:
         if backends == self._backends and weights == self._weights:
             return
         total = sum(weights)
-        debts = [self._carried_debt(backend, total) for backend in backends]
+        debts = self._carried_debts(backends, total)
         self._backends, self._weights, self._debts = backends, weights, debts
         self._places = {backend: place for place, backend in enumerate(backends)}
         self._total, self._ticks = total, 0
@@ -119,12 +119,15 @@ class Weighted:
             classes[weight].queue.append((debt, place))
         self._classes = list(classes.values())
 
-    def _carried_debt(self, backend: BackendState, total: int) -> int:
-        place = self._places.get(backend)
-        if place is None:
-            return 0
-        current = self._ticks * self._weights[place] - self._debts[place]
-        return max(-total, min(total, -current * total // self._total))
+    def _carried_debts(self, backends: Sequence[BackendState], total: int) -> list[int]:
+        """Debts of a new list whose weights sum to `total`: as far from the mean, in picks, as they are now."""
+        ahead: dict[BackendState, int] = {}
+        for backend in backends:
+            place = self._places.get(backend)
+            if place is not None:
+                ahead[backend] = (self._debts[place] - self._ticks * self._weights[place]) * total // self._total
+        mean = sum(ahead.values()) // len(ahead) if ahead else 0
+        return [max(-total, min(total, ahead[each] - mean)) if each in ahead else 0 for each in backends]
 
     def pick(
         self, *, now: float, key: bytes | None, exclude: Collection[BackendState], rng: "Random"
