@@ -13,7 +13,7 @@ from balancer.http1.message import CHUNKED, NO_BODY, PLAIN_LENGTH, UNTIL_CLOSE, 
 HEAD_BYTES = 80 * 1024  # h11's and llhttp's own order; nginx's 4 KiB is a famous 502
 HEADER_COUNT = 200
 
-_FIELDS = re.compile(rb"\n(con(?:nection|tent-length)|transfer-encoding|date|keep-alive|proxy-connection|upgrade|te):")
+_FIELDS = re.compile(rb"\n(con(?:nection|tent-length)|transfer-encoding|keep-alive|proxy-connection|upgrade|te):")
 
 
 class _NoCallbacks:
@@ -76,11 +76,10 @@ def _read_fields(head: ResponseHead, raw: bytes, old: bool) -> None:
     cuts = head.cuts
     keep_alive = not old
     length = UNTIL_CLOSE
-    for match in _FIELDS.finditer(raw.lower()):
+    lowered = raw.lower()
+    head.has_date = b"\ndate:" in lowered
+    for match in _FIELDS.finditer(lowered):
         name = match[1]
-        if name == b"date":
-            head.has_date = True
-            continue
         start = match.end()
         end = raw.find(b"\r\n", start)
         if name == b"content-length":

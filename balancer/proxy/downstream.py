@@ -30,6 +30,7 @@ from balancer.proxy.answering import fields_for
 from balancer.proxy.exchange import Exchange
 from balancer.proxy.report import report_refusal
 from balancer.proxy.upstream import HIGH_WATER
+from balancer.transport.tls import hold_unread
 
 if TYPE_CHECKING:
     from balancer.proxy.server import ProxyServer
@@ -97,6 +98,8 @@ class Downstream(asyncio.Protocol):
         """Admit the client, or tell it at once that a limit is reached."""
         self.transport = cast(asyncio.Transport, transport)  # uvloop's do not inherit from it
         self.transport.set_write_buffer_limits(HIGH_WATER)
+        if self.listener.tls is not None:
+            hold_unread(transport)
         peer = transport.get_extra_info("peername")
         self.peer = peer[0] if isinstance(peer, tuple) else ""
         self.peer_bytes = self.peer.encode("ascii") if self.peer else b"unix"

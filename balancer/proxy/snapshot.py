@@ -260,6 +260,6 @@ def build_snapshot(
         plans = [
             (routes[name].match, RoutePlan(routes[name], listener.name, pools, registry)) for name in listener.routes
         ]
-        tls = server_context(listener.tls, files) if listener.tls is not None else None
+        tls = server_context(listener.tls, files, check_time=False) if listener.tls is not None else None
         listeners[listener.name] = ListenerPlan(listener, column, plans, tls, registry)
     return Snapshot(config, listeners, pools, backends)

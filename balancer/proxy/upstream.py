@@ -21,6 +21,7 @@ from balancer.errors import (
 )
 from balancer.http1.response import HEAD_BYTES, parse_response_head
 from balancer.proxy.connections import BackendConnections, readable
+from balancer.transport.tls import hold_unread
 
 if TYPE_CHECKING:
     from balancer.proxy.exchange import Exchange
@@ -71,6 +72,8 @@ class Upstream(asyncio.Protocol):
         """Set the write bound; the connect task takes it from there."""
         self.transport = cast(asyncio.Transport, transport)  # uvloop's do not inherit from it
         self.transport.set_write_buffer_limits(HIGH_WATER)
+        if self.connections.tls is not None:
+            hold_unread(transport)
 
     def data_received(self, data: bytes) -> None:
         """Response bytes."""
