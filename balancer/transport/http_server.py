@@ -9,6 +9,7 @@ import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from http import HTTPStatus
 
 import httptools
@@ -25,6 +26,7 @@ BODY_TIMEOUT = 30.0  # for a whole body
 KEEPALIVE_TIMEOUT = 75.0  # before the first byte of the next request
 SEND_TIMEOUT = 30.0  # for one piece of an answer to be taken
 CLOSE_GRACE = 1.0  # for answers under way when the server is closed
+LINGER = 1.0  # for a client to take the last answer before the connection is dropped
 
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 _DIGITS = re.compile(r"[0-9]{1,10}")
@@ -88,6 +90,7 @@ class HttpServer:
         self._connections_max = connections_max
         self._keepalive_timeout = keepalive_timeout
         self._connections: dict[asyncio.Task[None], _Connection] = {}
+        self._refused: set[asyncio.Task[None]] = set()  # being told that there is no room; as many again
         self._server: asyncio.Server | None = None
         self._date = DateField()
 
@@ -107,7 +110,7 @@ class HttpServer:
             connection.closing = True
         if self._connections:
             await asyncio.wait(self._connections, timeout=grace)
-        remaining = list(self._connections)
+        remaining = [*self._connections, *self._refused]
         for task in remaining:
             task.cancel()
         if remaining:
@@ -115,13 +118,21 @@ class HttpServer:
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = _Connection(reader, writer, self._handler, self._date, self._keepalive_timeout)
-        full = len(self._connections) >= self._connections_max
-        task = asyncio.get_running_loop().create_task(connection.refuse_full() if full else connection.serve())
-        self._connections[task] = connection
-        task.add_done_callback(self._disconnected)
+        loop = asyncio.get_running_loop()
+        if len(self._connections) < self._connections_max:
+            task = loop.create_task(connection.serve())
+            self._connections[task] = connection
+        elif len(self._refused) < self._connections_max:
+            task = loop.create_task(connection.refuse_full(self._connections_max))
+            self._refused.add(task)
+        else:
+            connection.abort()
+            return
+        task.add_done_callback(partial(self._disconnected, connection))
 
-    def _disconnected(self, task: asyncio.Task[None]) -> None:
-        connection = self._connections.pop(task)
+    def _disconnected(self, connection: "_Connection", task: asyncio.Task[None]) -> None:
+        self._connections.pop(task, None)
+        self._refused.discard(task)
         connection.abort()
         error = None if task.cancelled() else task.exception()
         if error is not None:
@@ -158,9 +169,12 @@ class _Connection:
         except (ConnectionError, asyncio.IncompleteReadError, TimeoutError):
             return  # the client went away, or stalled while it was being answered: nobody is left to tell
 
-    async def refuse_full(self) -> None:
+    async def refuse_full(self, connections_max: int) -> None:
         """Answer 503 and end: too many connections."""
-        await self._refuse(_RefusedError(503, f"more than {CONNECTIONS_MAX} connections"))
+        try:
+            await self._refuse(_RefusedError(503, f"more than {connections_max} connections"))
+        except (ConnectionError, TimeoutError):
+            return  # as in `serve`
 
     def abort(self) -> None:
         """Drop the connection, whatever is unsent."""
@@ -179,9 +193,10 @@ class _Connection:
         keep = "close" not in tokens if request.version == "1.1" else "keep-alive" in tokens
         try:
             response = await self._handler(request)
+        except asyncio.CancelledError:
+            raise  # the server is closing and has waited long enough
         except BaseException:
-            keep = False
-            await self._send(request, error_response(500, "internal", "the request could not be answered"), keep)
+            await self._send(request, error_response(500, "internal", "the request could not be answered"), keep=False)
             await self._finish()
             raise
         keep = keep and not self.closing
@@ -295,7 +310,7 @@ class _Connection:
         if self._writer.can_write_eof():
             self._writer.write_eof()
         try:
-            async with asyncio.timeout(1.0):
+            async with asyncio.timeout(LINGER):
                 while await self._reader.read(HEAD_MAX):
                     pass
         except TimeoutError:
