@@ -2,8 +2,8 @@
 
 `running_origins(n)` starts n of them, each a process of its own on a free port. What an answer looks like stands in the
 target's query, so that the client decides: `size` bytes of body from `offset` of the pattern, `as` = length | chunked |
-close, `wait` seconds before it, `die` = after so many body bytes the connection is reset, `rate` = the request's body
-is read at so many bytes per second. `/stats` answers with counts.
+close, `wait` seconds before it, `die` = after so many body bytes the connection is reset (-1: before the head),
+`rate` = the request's body is read at so many bytes per second. `/stats` answers with counts.
 The parser is our own, strict, and shares no code with the balancer: what it cannot read is a 599.
 """
 
@@ -252,6 +252,9 @@ class EchoConnection(asyncio.Protocol):
             await asyncio.sleep(plan.wait)
         if self.transport.is_closing():
             return
+        if plan.die is not None and plan.die < 0:
+            self._reset()
+            return
         self.transport.write(self._head(plan))
         sent, end = 0, 0 if self.method == "HEAD" else plan.size
         while sent < (end if plan.die is None else min(end, plan.die)):
@@ -277,6 +280,9 @@ class EchoConnection(asyncio.Protocol):
         """Reset the connection once what was written has left."""
         while self.transport.get_write_buffer_size() and not self.transport.is_closing():
             await asyncio.sleep(0.001)
+        self._reset()
+
+    def _reset(self) -> None:
         raw = self.transport.get_extra_info("socket")
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()

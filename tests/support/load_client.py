@@ -1,5 +1,7 @@
 """A client that keeps many exchanges under way and checks that each answer belongs to its request.
 
+`scrape` reads what the daemon counted meanwhile.
+
 Methods, framings, sizes, pipelining, split writes, 100-continue and aborts are drawn from a seed. The answers must come
 from `echo_origin`: they say which exchange, method, target and body they answer, and their bodies are slices of its
 pattern. Used inside a running loop, which should be uvloop's.
@@ -7,6 +9,7 @@ pattern. Used inside a running loop, which should be uvloop's.
 
 import asyncio
 import hashlib
+import urllib.request
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -260,6 +263,17 @@ class LoadClient:
 
 def _is_framed(exchange: Exchange, fields: dict[str, str]) -> bool:
     return exchange.method == "HEAD" or "content-length" in fields or "transfer-encoding" in fields
+
+
+def scrape(admin: str, family: str, **labels: str) -> float:
+    """The sum of a metric's samples that carry `labels`, from the admin URL's /metrics; 0 when there is none."""
+    total = 0.0
+    with urllib.request.urlopen(f"{admin}/metrics", timeout=10) as answer:
+        for line in answer.read().decode("utf-8").splitlines():
+            name, _, value = line.rpartition(" ")
+            if name.partition("{")[0] == family and all(f'{label}="{text}"' in name for label, text in labels.items()):
+                total += float(value)
+    return total
 
 
 async def _read_body(reader: asyncio.StreamReader, fields: dict[str, str]) -> bytes:
