@@ -29,7 +29,6 @@ DAEMON_STARTED = _event("daemon.started", "All workers serve; the daemon is read
 DAEMON_STOPPING = _event("daemon.stop_requested", "A signal or the loss of the parent began a stop.", "signal", "phase")
 DAEMON_STOPPED = _event("daemon.stopped", "The last child ended.", "duration_ms")
 
-LISTENER_OPENED = _event("listener.opened", "An address is bound.", "listener", "address")
 LISTENER_CLOSED = _event("listener.closed", "An address takes no more connections.", "listener", "address")
 
 WORKER_STARTED = _event("worker.started", "A worker process was started.", "worker", "pid")
@@ -45,21 +44,9 @@ RUNS_AS_ROOT = _event("daemon.runs_as_root", "Started as root without `user`: th
 USER_IGNORED = _event("daemon.user_ignored", "Only root can change to another user; `user` is not followed.", "user")
 RELOAD_UNSUPPORTED = _event("config.reload_unsupported", "SIGHUP came, but reload is not supported yet.")
 
-CONFIG_COMMITTED = _event("config.committed", "Every worker took a new configuration.", "generation", "duration_ms")
-CONFIG_REFUSED = _event(
-    "config.refused", "A configuration was not taken; the former one goes on.", "generation", "reason"
-)
-NAME_RESOLVED = _event(
-    "name.resolved", "A backend's host name has other addresses than before.", "pool", "backend", "host", "addresses"
-)
 NAME_FAILED = _event(
     "name.resolve_failed", "A backend's host name has no address now.", "pool", "backend", "host", "error"
 )
-
-CONNECTIONS_EXHAUSTED = _event(
-    "connections.exhausted", "The budget of connections is used up; new ones get 503.", "limit"
-)
-CONNECTIONS_FREED = _event("connections.freed", "The budget of connections has room again.", "limit", "refused")
 
 ACCESS_LOG_WRITE_FAILED = _event(
     "access_log.write_failed", "Writing failed; lines are lost until it works again.", "path", "error"
@@ -80,9 +67,6 @@ ATTEMPT_FAILED = _event(
     "detail",
 )
 
-ADMIN_FAILED = _event(
-    "admin.request_failed", "Answering a request to the admin address failed within us.", "method", "path"
-)
 LIBRARY_LOGGED = _event(
     "library.logged", "A library or the event loop wrote a message of its own.", "logger", "message"
 )

@@ -69,7 +69,7 @@ def test_an_exception_is_told_with_its_traceback_and_without_local_variables() -
         try:
             int(secret[:6])
         except ValueError:
-            structlog.get_logger().exception(events.ADMIN_FAILED)
+            structlog.get_logger().exception(events.WORKER_ENDED)
         assert "ValueError: invalid literal" in stream.getvalue()
         assert "hunter2" not in stream.getvalue()
 
