@@ -87,7 +87,7 @@ class Wire:
     """One connection, plain or TLS, whose every received byte is kept in `received`.
 
     `ended` tells how the peer's direction ended: "" not yet, "clean" (FIN; in TLS close_notify), "cut" (TLS
-    without close_notify), "reset".
+    without close_notify), "reset", or "here" when we closed first.
     """
 
     def __init__(self, sock: socket.socket, pulse: Pulse, tls: ssl.SSLContext | None = None, name: str = "a") -> None:
@@ -256,5 +256,6 @@ class Wire:
         self._closed = True
         if not self.ended:
             self._loop.remove_reader(self.sock)
+            self.ended = "here"
         self.sock.close()
         self.pulse.beat()
