@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import click
@@ -52,7 +52,7 @@ class NoDaemonError(BalancerError):
 def command(url: str | None, token_file: Path | None, as_json: bool, every: bool) -> None:
     """Show the pools of a running daemon: backends, weights, traffic, errors, latency."""
     try:
-        found = url or find_admin(os.environ, os.geteuid())
+        found = url or find_admin(os.environ, os.geteuid(), _bases())
         answer = asyncio.run(_ask(found, _token_of(token_file)))
     except BalancerError as error:
         raise click.ClickException(str(error)) from None
@@ -70,17 +70,17 @@ def command(url: str | None, token_file: Path | None, as_json: bool, every: bool
         console.print(_table(pool, len(pool.backends) if every else _ROWS_MAX))
 
 
-def find_admin(environ: Mapping[str, str], uid: int) -> str:
+def find_admin(environ: Mapping[str, str], uid: int, bases: Iterable[str]) -> str:
     """The admin address of the one daemon of this user that runs here. Raises NoDaemonError.
 
-    A daemon writes it into its runtime folder; folders of other users are not believed.
+    A daemon writes it into its runtime folder, in XDG_RUNTIME_DIR or one of `bases`. A folder of another user is
+    believed only where nobody but this user or root can make one: a daemon that root started as another user.
     """
-    bases = (environ.get("XDG_RUNTIME_DIR", ""), f"/run/user/{uid}", tempfile.gettempdir(), "/run")
     urls = {}
-    for base in dict.fromkeys(base for base in bases if base):
+    for base in dict.fromkeys(base for base in (environ.get("XDG_RUNTIME_DIR", ""), *bases) if base):
         for file in sorted(Path(base).glob(f"balancer*/{ADMIN_URL}")):
             try:
-                if file.stat().st_uid in (uid, 0) and file.parent.lstat().st_uid in (uid, 0):
+                if _own(Path(base), uid) or {file.stat().st_uid, file.parent.lstat().st_uid} <= {uid, 0}:
                     urls[file] = file.read_text().strip()
             except OSError:  # gone, or not ours to read: then it is not the daemon that is meant
                 continue
@@ -90,6 +90,16 @@ def find_admin(environ: Mapping[str, str], uid: int) -> str:
         listed = "\n".join(f"  --admin {url}  ({file.parent})" for file, url in urls.items())
         raise NoDaemonError(f"several balancers run here; choose one:\n{listed}")
     return next(iter(urls.values()))
+
+
+def _own(folder: Path, uid: int) -> bool:
+    found = folder.stat()
+    return found.st_uid in (uid, 0) and not found.st_mode & 0o022
+
+
+def _bases() -> tuple[str, ...]:
+    """Where `daemon.runtime_dir.default_path` puts its folders, and /run, where files of a system say so."""
+    return (f"/run/user/{os.geteuid()}", tempfile.gettempdir(), "/run")
 
 
 def _token_of(file: Path | None) -> str | None:
