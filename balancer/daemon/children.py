@@ -169,7 +169,7 @@ def spawn(slot: int, start: Callable[[int], Start], counters: Callable[[int, lis
             process = subprocess.Popen(
                 [sys.executable, "-m", "balancer.daemon.worker", msgspec.json.encode(orders).decode()],
                 stdin=subprocess.DEVNULL,
-                pass_fds=(orders.channel, orders.memory),
+                pass_fds=(orders.channel, orders.memory, orders.inbox, *orders.outlets),
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -26,6 +26,8 @@ class Start(msgspec.Struct, frozen=True):
     backend_columns: int
     channel: int
     memory: int
+    inbox: int
+    outlets: tuple[int, ...]  # by worker slot; the way to its inbox
     log: Log
 
 

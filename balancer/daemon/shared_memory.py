@@ -29,6 +29,11 @@ class Area(IntEnum):
     FAILED = 3
     RETRY_TOKENS = 4
     ACCEPTING = 5  # written by the supervisor alone: 1 in a row whose worker accepts connections
+    GIVEN = 6  # connections handed to the worker of each column so far (transport.handover)
+    TAKEN = 7  # ... and taken from it; both go on counting for a slot's next worker, as its inbox goes on
+
+
+_KEPT = (Area.GIVEN, Area.TAKEN)
 
 
 class SharedMemory:
@@ -47,7 +52,7 @@ class SharedMemory:
         at = 0
         for area in Area:
             self._starts[area] = at
-            self._strides[area] = _stride(area, backend_columns)
+            self._strides[area] = _stride(area, rows, backend_columns)
             at += self._strides[area] * rows
         if at > len(self._cells):
             raise ValueError(f"the shared memory has {len(self._cells)} cells where {at} are due")
@@ -56,7 +61,7 @@ class SharedMemory:
     def create(cls, *, rows: int, backends: int) -> "SharedMemory":
         """New memory for `rows` workers and twice the `backends` of the file, at least 1024."""
         columns = max(BACKEND_COLUMNS_MIN, 2 * backends)
-        size = sum(_stride(area, columns) for area in Area) * rows * CELL
+        size = sum(_stride(area, rows, columns) for area in Area) * rows * CELL
         return cls(memfd.create("balancer", size), rows=rows, backend_columns=columns)
 
     def row(self, area: Area, row: int) -> memoryview:
@@ -68,17 +73,25 @@ class SharedMemory:
 
     def table(self, area: Area, own: int) -> LoadTable:
         """The area as the worker of row `own` uses it: its own row to write, all other rows to read."""
-        # A memoryview of int64 is all that a row must be, though its type is not registered as a MutableSequence.
-        writable = cast("MutableSequence[int]", self.row(area, own))
-        return LoadTable(writable, [self.row(area, row) for row in range(self.rows) if row != own])
+        return LoadTable(self.writable(area, own), [self.row(area, row) for row in range(self.rows) if row != own])
+
+    def writable(self, area: Area, row: int) -> MutableSequence[int]:
+        """A row to write: a memoryview of int64 is all that is needed, though it is not registered as such."""
+        return cast("MutableSequence[int]", self.row(area, row))
+
+    def every_row(self, area: Area) -> list[MutableSequence[int]]:
+        """All rows of an area, by worker."""
+        return [self.writable(area, row) for row in range(self.rows)]
 
     def total(self, area: Area, column: int) -> int:
         """The sum of a column. O(rows)."""
         return sum(self.row(area, row)[column] for row in range(self.rows))
 
     def clear_row(self, row: int) -> None:
-        """Zero a dead worker's row in every area. Only when its process is reaped: then nobody else writes it."""
+        """Zero a dead worker's row, but what counts on. Only when its process is reaped: nobody else writes it then."""
         for area in Area:
+            if area in _KEPT:
+                continue
             cells = self.row(area, row)
             cells[:] = memoryview(bytes(len(cells) * CELL)).cast("q")
 
@@ -87,18 +100,20 @@ class SharedMemory:
         os.close(self.fd)
 
     def _columns(self, area: Area) -> int:
-        return _columns(area, self.backend_columns)
+        return _columns(area, self.rows, self.backend_columns)
 
 
-def _columns(area: Area, backend_columns: int) -> int:
+def _columns(area: Area, rows: int, backend_columns: int) -> int:
     if area is Area.CONNECTIONS:
         return CONNECTION_COLUMNS
-    return 1 if area is Area.ACCEPTING else backend_columns
+    if area is Area.ACCEPTING:
+        return 1
+    return rows if area in _KEPT else backend_columns
 
 
-def _stride(area: Area, backend_columns: int) -> int:
+def _stride(area: Area, rows: int, backend_columns: int) -> int:
     per_line = _LINE // CELL
-    return -(-_columns(area, backend_columns) // per_line) * per_line
+    return -(-_columns(area, rows, backend_columns) // per_line) * per_line
 
 
 Identity = tuple[str, str, tuple[str, int, str]]  # pool, backend name, address

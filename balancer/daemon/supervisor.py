@@ -35,6 +35,7 @@ from balancer.daemon.view import View
 from balancer.daemon.workers import Workers
 from balancer.telemetry import events, logs
 from balancer.telemetry.registry import Sample
+from balancer.transport import handover
 from balancer.transport.http_server import HttpServer
 from balancer.transport.sockets import BindError
 
@@ -66,6 +67,7 @@ class Supervisor:
         self._out = out
         backends = sum(len(pool.backends) for pool in config.pools)
         self._memory = SharedMemory.create(rows=config.workers, backends=backends)
+        self._inboxes = [handover.pair() for _ in range(config.workers)]
         self._slots = SlotAllocator(self._memory.backend_columns)
         self._plan: Prepare | None = None
         self._stop = asyncio.Event()
@@ -74,6 +76,7 @@ class Supervisor:
             config.workers,
             bindings=bindings,
             memory=self._memory,
+            inboxes=self._inboxes,
             plan=self._planned,
             orders=self._orders,
             counters=self._counted,
@@ -181,6 +184,8 @@ class Supervisor:
             backend_columns=self._memory.backend_columns,
             channel=channel,
             memory=self._memory.fd,
+            inbox=self._inboxes[slot][0].fileno(),
+            outlets=tuple(outlet.fileno() for _, outlet in self._inboxes),
             log=self._config.log,
         )
 

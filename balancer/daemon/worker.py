@@ -53,6 +53,7 @@ from balancer.telemetry import events, logs, metrics
 from balancer.telemetry.access_log import AccessLog
 from balancer.telemetry.registry import Registry
 from balancer.transport.framed import Channel, ChannelError, Received
+from balancer.transport.handover import Handover, Loads
 
 log = structlog.get_logger()
 
@@ -73,12 +74,13 @@ class Worker:
         self._registry = Registry()
         self._access_log: AccessLog | None = None
         self._server: ProxyServer | None = None
+        self._handover: Handover | None = None
         self._prepared: tuple[int, Snapshot] | None = None
         self._generation = 0
         self._keys: dict[int, int] = {}  # the supervisor's key of a socket -> the server's
         self._commands: asyncio.Queue[Received[Message]] = asyncio.Queue()
         self._lag = 0.0
-        self._frozen = False
+        self._settled = False
         self._ended: asyncio.Future[int] = self._loop.create_future()
         self._tasks: set[asyncio.Task[None]] = set()
         sock = socket.socket(fileno=start.channel)
@@ -183,13 +185,32 @@ class Worker:
     def _new_server(self, config: Config) -> ProxyServer:
         if config.log.access != "off":
             self._access_log = AccessLog(config.log.access, self._lines_dropped)
-        return ProxyServer(
+        server = ProxyServer(
             worker=self._start.worker,
             loads=self._memory.table(Area.IN_FLIGHT, self._start.worker),
             connections=self._memory.table(Area.CONNECTIONS, self._start.worker),
             registry=self._registry,
             access_log=self._access_log,
             connection_budget=connection_budget(),
+        )
+        if self._start.rows > 1:
+            server.handover = self._handover = self._new_handover(server)
+        return server
+
+    def _new_handover(self, server: ProxyServer) -> Handover:
+        memory, start = self._memory, self._start
+        loads = Loads(
+            memory.every_row(Area.CONNECTIONS),
+            memory.every_row(Area.GIVEN),
+            memory.every_row(Area.TAKEN),
+            memory.every_row(Area.ACCEPTING),
+        )
+        return Handover(
+            start.worker,
+            loads,
+            inbox=socket.socket(fileno=start.inbox),
+            outlets=[socket.socket(fileno=outlet) for outlet in start.outlets],
+            take=server.adopt,
         )
 
     def _commit(self, generation: int) -> Message:
@@ -205,9 +226,11 @@ class Worker:
         for each in message.sockets:
             sock = socket.socket(fileno=descriptors.pop(0))
             self._keys[each.key] = await server.listen(each.listener, each.bind, sock)
-        if not self._frozen:
-            self._frozen = True
+        if not self._settled:
+            self._settled = True
             _settle_memory()
+            if self._handover is not None:
+                self._handover.start()
         return Ready(self._generation)
 
     def _serving(self) -> ProxyServer:
@@ -219,6 +242,8 @@ class Worker:
         server = self._server
         if server is None:
             return
+        if self._handover is not None:
+            self._handover.giving = False
         if message.phase == "announce":
             server.announce_close()
         elif message.phase == "stop_listening":
@@ -266,6 +291,8 @@ class Worker:
 
     async def _finish_alone(self) -> None:
         until = monotonic() + ORPHAN_SECONDS
+        if self._handover is not None:
+            self._handover.giving = False
         if self._server is not None:
             await self._server.stop_listening()
             left = max(until - monotonic(), 0.0)

@@ -5,6 +5,7 @@ worker does (it has adopted them), because a queue that nobody empties is a clie
 """
 
 import asyncio
+import socket
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ from balancer.daemon.shared_memory import Area, SharedMemory
 from balancer.telemetry import events
 from balancer.telemetry.registry import Sample
 from balancer.transport.framed import FDS_MAX
+from balancer.transport.handover import forward
 
 log = structlog.get_logger()
 
@@ -51,6 +53,7 @@ class Workers:
         *,
         bindings: Bindings,
         memory: SharedMemory,
+        inboxes: Sequence[tuple[socket.socket, socket.socket]],
         plan: Callable[[], Prepare],
         orders: Callable[[int, int], Start],
         counters: Callable[[int, list[Sample]], None],
@@ -61,6 +64,7 @@ class Workers:
         self.stopping = False
         self._bindings = bindings
         self._memory = memory
+        self._inboxes = inboxes
         self._plan = plan
         self._orders = orders
         self._counters = counters
@@ -223,11 +227,12 @@ class Workers:
         self._empty.add(slot)
         lenders = self.ready()
         sockets = self._bindings.own_of_slot(slot)
-        if not lenders or not sockets:
+        if not lenders or not sockets:  # no sockets: they are closed, the daemon is stopping
             return
         adopted = list(self._adopters.values())
         adopter = min(lenders, key=adopted.count)
         self._adopters[slot] = adopter
+        forward(self._inboxes[slot][0], self._inboxes[adopter.slot][1])
         try:
             await self._listen(adopter, sockets)
         except WorkerError as error:

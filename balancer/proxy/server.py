@@ -24,6 +24,7 @@ from balancer.telemetry import events, metrics
 from balancer.telemetry.access_log import AccessLog
 from balancer.telemetry.registry import Cells, Registry
 from balancer.transport import sockets
+from balancer.transport.handover import Handover, SocketServer
 from balancer.transport.timers import Deadlines, TimerWheel
 
 log = structlog.get_logger()
@@ -71,7 +72,8 @@ class ProxyServer:
         self.last_accept = monotonic()
         self.downstreams: set[Downstream] = set()
         self._snapshot: Snapshot | None = None
-        self._listening: dict[int, tuple[asyncio.Server, socket.socket]] = {}
+        self.handover: Handover | None = None  # set where there are other workers
+        self._listening: dict[int, tuple[asyncio.Server | SocketServer, socket.socket]] = {}
         self._keys = itertools.count(1)
         self._per_client: dict[tuple[str, str], int] = {}
         self._refused_open = 0
@@ -134,18 +136,34 @@ class ProxyServer:
         def accepted() -> Downstream:
             return Downstream(self, self.snapshot.listeners[listener])
 
+        handover = self.handover
+        factory = accepted if handover is None else handover.door(listener, accepted)
         handshake = plan.timeouts.head if plan.tls is not None else None
-        if bind.path:
+        server: asyncio.Server | SocketServer
+        if handover is not None and plan.tls is not None:
+            server = handover.accept(listener, sock, _accept_failed)
+        elif bind.path:
             server = await self.loop.create_unix_server(
-                accepted, sock=sock, backlog=BACKLOG, ssl=plan.tls, ssl_handshake_timeout=handshake
+                factory, sock=sock, backlog=BACKLOG, ssl=plan.tls, ssl_handshake_timeout=handshake
             )
         else:
             server = await self.loop.create_server(
-                accepted, sock=sock, backlog=BACKLOG, ssl=plan.tls, ssl_handshake_timeout=handshake
+                factory, sock=sock, backlog=BACKLOG, ssl=plan.tls, ssl_handshake_timeout=handshake
             )
         key = next(self._keys)
         self._listening[key] = (server, sock)
         return key
+
+    async def adopt(self, listener: str, connection: socket.socket) -> None:
+        """Serve a connection that is accepted already, by us or by another worker. Raises OSError (TLS among it)."""
+        plan = self.snapshot.listeners.get(listener)
+        if plan is None:  # the worker that gave it is a generation behind
+            connection.close()
+            return
+        handshake = plan.timeouts.head if plan.tls is not None else None
+        await self.loop.connect_accepted_socket(
+            lambda: Downstream(self, plan), connection, ssl=plan.tls, ssl_handshake_timeout=handshake
+        )
 
     async def unlisten(self, key: int) -> None:
         """Stop accepting on one socket without waiting for its queue: another process goes on with it."""
@@ -293,6 +311,10 @@ class ProxyServer:
                 await self._all_gone.wait()
         except TimeoutError:
             return  # the caller ends what is left
+
+
+def _accept_failed(error: OSError) -> None:
+    log.warning(events.LIBRARY_LOGGED, logger="accept", message=str(error))
 
 
 def _pseudonym(config: model.Config) -> bytes:
