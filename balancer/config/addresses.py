@@ -93,7 +93,9 @@ def _host_name(text: str) -> str:
         try:
             ascii_name = name.encode("idna").decode()
         except UnicodeError:
-            ascii_name = "xn--..."
+            ascii_name = ""
+        if "xn--" not in ascii_name:
+            ascii_name = "xn--..."  # no form, or the one of IDNA 2003 for a letter that IDNA 2008 keeps
         raise ValueError(f"{shown(text)} is not ASCII; write it as it travels, {ascii_name}")
     labels = name.split(".")
     if len(name) > 253 or not all(_LABEL.fullmatch(label) for label in labels):

@@ -29,7 +29,7 @@ def described(value: object) -> str:
 def did_you_mean(text: str, choices: Collection[str]) -> str:
     """The nearest of `choices` as a question, or all of them. O(choices)."""
     near = get_close_matches(text.lower(), choices, n=1, cutoff=0.6)
-    if near:
+    if near and not near[0][-1].isdigit():  # `1.1` is as near to 1.2 as to 1.3
         return f"did you mean {near[0]}?"
     return f"possible here: {', '.join(choices)}"
 

@@ -13,7 +13,7 @@ from balancer.config import model, schema
 from balancer.config.convert import convert
 from balancer.config.fields import described, did_you_mean
 from balancer.config.scalars import shown
-from balancer.config.schema_base import model_at
+from balancer.config.schema_base import element, model_at
 from balancer.config.source import KEY, Path, Source
 from balancer.config.validate import check
 from balancer.config.yaml_nodes import PROBLEMS_MAX, WHOLE_FILE, compose
@@ -65,39 +65,40 @@ def _bounded(problems: list[Problem]) -> list[Problem]:
 def _parse(source: Source) -> schema.File | None:
     """The file as the schema sees it, without the parts that are wrong, so that the rest can be checked too.
 
-    Problems go to `source.problems`. None when nothing is left. A part is dropped where an error points; what
-    lacks a key because of that is dropped next, silently.
+    Problems go to `source.problems`. None when there is nothing to check. A part is dropped where an error points;
+    what lacks a key because of that is dropped next, silently.
     """
-    for round_number in range(_ROUNDS_MAX):
+    stand_ins: dict[str, object] = {}
+    for _ in range(_ROUNDS_MAX):
         data = source.data()
         if not isinstance(data, dict):
             source.problems.append(source.problem((), f"the file must be a mapping of keys, not {described(data)}"))
             return None
         try:
-            return schema.File.model_validate(data)
+            return schema.File.model_validate({**stand_ins, **data})
         except ValidationError as error:
             details = error.errors(include_url=False, include_context=True)
-        if round_number == 0:
-            source.problems += [_explained(detail, source) for detail in details[:PROBLEMS_MAX]]
-        else:
-            details = [detail for detail in details if detail["type"] == "missing"] or details
-        dropped = [_dropped(detail, source) for detail in details]  # every one, also after one that cannot be
-        if not all(dropped):
-            return None
+        new = [detail for detail in details if detail["type"] != "missing" or not source.given(detail["loc"])]
+        source.problems += [_explained(detail, source) for detail in new[:PROBLEMS_MAX]]
+        for detail in details:
+            path = _wrong_part(detail)
+            if path:
+                source.drop(path)
+            else:
+                stand_ins[str(detail["loc"][0])] = _nothing(str(detail["loc"][0]))
     return None
 
 
-def _dropped(detail: ErrorDetails, source: Source) -> bool:
-    """Whether the part that `detail` points at could be dropped; the whole file cannot."""
+def _wrong_part(detail: ErrorDetails) -> Path:
+    """The smallest part that can be left out because of `detail`; () = the file lacks a key."""
     path: Path = detail["loc"]
-    if path[-1:] == (KEY,):
-        path = path[:-1]
-    if detail["type"] == "missing":
-        path = path[:-1]
-    if not path:
-        return False
-    source.drop(path)
-    return True
+    return path[:-1] if path[-1:] == (KEY,) or detail["type"] == "missing" else path
+
+
+def _nothing(name: str) -> object:
+    """What stands in for a missing section of the file while the rest is checked."""
+    kind, _ = element(schema.File.model_fields[name].annotation)
+    return [] if kind == "list" else {}
 
 
 def _explained(detail: ErrorDetails, source: Source) -> Problem:
@@ -111,11 +112,11 @@ def _explained(detail: ErrorDetails, source: Source) -> Problem:
         return source.problem((*path, KEY), _unknown_key(path))
     if kind == "missing":
         return source.problem(path[:-1], _missing(path), missing=str(path[-1]))
-    if kind in ("model_type", "dict_type", "model_attributes_type"):
+    if kind in ("model_type", "dict_type"):
         return source.problem(path, f"{described(value)} stands where a mapping of keys is due{_example(path)}")
     if kind == "list_type":
         return source.problem(path, f"{described(value)} stands where a list is due; write [{_item(value)}]")
-    return source.problem(path, detail["msg"])
+    return source.problem(path, detail["msg"])  # no type of the schema gives another kind; its own words will do
 
 
 def _item(value: object) -> str:
@@ -125,9 +126,7 @@ def _item(value: object) -> str:
 def _example(path: Path) -> str:
     """What a mapping at `path` may hold, for a message."""
     found = model_at(schema.File, path)
-    if found is None:
-        return ""
-    return f"; its keys are {', '.join(found.model_fields)}"
+    return "" if found is None else f"; its keys are {', '.join(found.model_fields)}"
 
 
 def _missing(path: Path) -> str:

@@ -10,6 +10,7 @@ from balancer.config import addresses
 from balancer.config.fields import (
     FilePath,
     Host,
+    Kind,
     Name,
     choice,
     duration,
@@ -21,9 +22,12 @@ from balancer.config.schema_base import Base, key
 from balancer.config.schema_pools import LATER_STRATEGIES, Pool
 from balancer.config.schema_traffic import BindForm, Listener, Route
 
+_WORKERS = integer(1, 256)
+_WORKERS_SCHEMA = {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 256}, {"type": "string"}]}
+
 
 def _workers(text: str) -> int | str:
-    return text if text == "auto" else integer(1, 256).parse(text)
+    return "auto" if text == "auto" else _WORKERS.parse(text)
 
 
 def _access(text: str) -> str:
@@ -77,7 +81,7 @@ class Admin(Base):
 class File(Base):
     """The keys of the whole configuration."""
 
-    workers: Annotated[int | str, of("1 to 256, or auto", _workers)] = key(
+    workers: Annotated[int | str, Kind("1 to 256, or auto", _workers, _WORKERS_SCHEMA)] = key(
         1,
         description="Processes that carry traffic; auto = one per core. 1: enough for thousands of requests per "
         "second, and the least memory.",

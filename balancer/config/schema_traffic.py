@@ -178,11 +178,12 @@ class Match(Base):
     path: UrlPath | None = key(None, description="The whole path. Unset: any.")
     path_prefix: UrlPath | None = key(
         None,
-        description="First segments of the path: /v1 matches /v1 and /v1/x, not /v10; /v1/ only what is below. Unset: any.",
+        description="First segments of the path: /v1 matches /v1 and /v1/x, not /v10; /v1/ only what is below. "
+        "Unset: any.",
     )
     path_regex: Text | None = key(
         None,
-        description="Regular expression (Python syntax) for the whole path, from its first to its last character. Unset: any.",
+        description="Regular expression (Python syntax) for the whole path, from first to last character. Unset: any.",
     )
     methods: list[Method] = key(list, description="Methods, in capitals; GET lets HEAD through too. Empty: any.")
     headers: dict[HeaderName, HeaderValue] = key(

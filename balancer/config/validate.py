@@ -32,9 +32,9 @@ def check(file: schema.File, source: Source, base: str) -> list[Problem]:
 
 
 def _whole(file: schema.File, source: Source) -> Iterator[Problem]:
-    if not file.listeners and not source.damaged(("listeners",)):
+    if not file.listeners and source.given(("listeners",)) and not source.damaged(("listeners",)):
         yield source.problem(("listeners",), 'is empty; write at least one, such as web: {bind: "0.0.0.0:8080"}')
-    if not file.routes and not source.damaged(("routes",)):
+    if not file.routes and source.given(("routes",)) and not source.damaged(("routes",)):
         yield source.problem(("routes",), "is empty; write at least one, such as - {name: everything, pool: web}")
     bind = file.admin.bind
     if bind.address is not None and not source.given(("admin", "token_file")):
@@ -67,9 +67,9 @@ def _binds(file: schema.File, source: Source, base: str) -> Iterator[Problem]:
     forms.append((file.admin.bind, _Claim("the admin API", ("admin", "bind"))))
     taken: dict[_Mark, _Claim] = {}
     for form, claim in forms:
-        wrong = _bind_form(form, claim.path, source, base)
-        if wrong is not None:
-            yield wrong
+        wrong = list(_bind_form(form, claim.path, source, base))
+        yield from wrong
+        if wrong or (form.address is None and form.path is None):
             continue
         bind = plain_bind(form, base)
         takes, clashes = _taken_by(bind)
@@ -77,29 +77,32 @@ def _binds(file: schema.File, source: Source, base: str) -> Iterator[Problem]:
         if other is None:
             taken.update((mark, claim) for mark in takes if mark not in taken)
             continue
-        by_default = not source.given(other.path)
-        where = "by default" if by_default else f"in line {source.line(other.path)}"
-        yield source.problem(
-            claim.path, f"{bind.text} is already bound by {other.owner} {where}; use another port or address"
-        )
+        yield _taken_twice(bind, claim, other, source)
 
 
-def _bind_form(form: BindForm, path: Path, source: Source, base: str) -> Problem | None:
+def _taken_twice(bind: model.Bind, claim: _Claim, other: _Claim, source: Source) -> Problem:
+    if source.given(claim.path[:2]):
+        line = source.line(other.path)
+        message = f"{bind.text} is already bound by {other.owner} in line {line}; use another port or address"
+        return source.problem(claim.path, message)
+    return source.problem(
+        other.path, f"{bind.text} is where the admin API listens by default; use another port, or set admin.bind"
+    )
+
+
+def _bind_form(form: BindForm, path: Path, source: Source, base: str) -> Iterator[Problem]:
     """What keeps `form` from being one address."""
-    given = [key for key in ("address", "path") if getattr(form, key) is not None]
-    if len(given) == 2:
-        return source.problem(path, "has both address and path; write one of the two for each entry")
-    if not given:
-        # A key that is there but wrong has a problem of its own already.
-        there = source.given((*path, "address")) or source.given((*path, "path"))
-        return None if there else source.problem(path, "lacks its address; write address: host:port or path: /a/socket")
-    if form.path is None:
-        return None if form.mode is None else source.problem((*path, "mode"), "mode is for Unix sockets; remove it")
-    try:
-        addresses.unix_path(located(form.path, base))
-    except ValueError as error:
-        return source.problem(path, str(error))
-    return None
+    if form.address is not None and form.path is not None:
+        yield source.problem(path, "has both address and path; write one of the two for each entry")
+    elif form.path is not None:
+        try:
+            addresses.unix_path(located(form.path, base))
+        except ValueError as error:
+            yield source.problem(path, str(error))
+    elif form.mode is not None:
+        yield source.problem((*path, "mode"), "mode is for Unix sockets; remove it")
+    elif form.address is None and not source.damaged(path):
+        yield source.problem(path, "lacks its address; write address: host:port or path: /a/socket")
 
 
 def _taken_by(bind: model.Bind) -> tuple[list[_Mark], list[_Mark]]:
@@ -153,6 +156,8 @@ def _listener_routes(routes: list[str], place: Path, source: Source) -> Iterator
     last = -1
     for index, name in enumerate(routes):
         spot = (*place, index)
+        if name not in order and not source.given(("routes",)):
+            continue  # has been said
         if name not in order:
             yield source.problem(spot, f"there is no route {shown(name)}; {did_you_mean(name, order)}")
         elif name in seen:
@@ -250,6 +255,8 @@ def _unused(file: schema.File, source: Source) -> Iterator[Problem]:
     if not listeners or any(listener.routes is None for listener in listeners):
         return
     served = {name for listener in listeners for name in listener.routes or ()}
+    if not served <= {route.name for route in file.routes} or not all(listener.routes for listener in listeners):
+        return  # has been said; the name that is wrong may stand for the one that is missing
     for index, route in enumerate(file.routes):
         if route.name not in served:
             yield source.problem(

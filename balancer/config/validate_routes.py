@@ -22,6 +22,8 @@ _OWN_ANSWER_FIELDS = {"content-type": "write content_type instead", "date": "the
 def check_routes(file: schema.File, source: Source) -> Iterator[Problem]:
     """Every problem of the routes. O(routes), but for reachability (see there)."""
     pools = source.names(("pools",))
+    if not pools and set(source.names(())) - set(schema.File.model_fields):
+        pools = [route.pool or "" for route in file.routes]  # a mistyped `pools` is one mistake, not one per route
     first: dict[str, int] = {}
     for index, route in enumerate(file.routes):
         place: Path = ("routes", index)

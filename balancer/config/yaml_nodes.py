@@ -206,6 +206,7 @@ class _Composer:
             self._problems.append(Problem(self._name, key.line, key.column, path_text(self._path), message))
 
 
+_STARTS = ("while scanning a quoted scalar", "while scanning an alias", "while scanning an anchor")
 _PLAIN_HINTS = (
     ("*", 'an unquoted * starts a YAML alias; quote it, such as "*.example.com"'),
     ("&", "an unquoted & starts a YAML anchor; quote the value"),
@@ -216,19 +217,16 @@ _PLAIN_HINTS = (
 )
 
 
-def _syntax_message(text: str, error: yaml.MarkedYAMLError) -> str:
+def _syntax_message(text: str, error: yaml.MarkedYAMLError, spot: Spot) -> str:
     """The parser's complaint, led by what to do about the usual causes."""
-    mark = error.problem_mark
     problem = error.problem or "cannot be read as YAML"
     lines = text.splitlines()
-    written = lines[mark.line] if mark is not None and mark.line < len(lines) else ""
-    # An alias error is marked after the `*`, every other one at the character itself.
-    context = error.context_mark
-    starts = [spot.column for spot in (mark, context) if spot is not None and spot.line == (mark.line if mark else -1)]
+    line, column = spot
+    written = lines[line - 1] if line <= len(lines) else ""
     if error.context == "while scanning a quoted scalar" and problem == "found unexpected end of stream":
         return "the quote that opens here is never closed"
     for sign, hint in _PLAIN_HINTS:
-        if any(written[column : column + 1] == sign for column in starts):
+        if written[column - 1 : column] == sign:
             return hint
     if re.match(r" *\t", written):
         return "a tab; YAML is indented with spaces only"
@@ -257,12 +255,11 @@ def compose(data: bytes, name: str) -> Document:
     try:
         return _Composer(text, name).document()
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        if error.context == "while scanning a quoted scalar" and error.context_mark is not None:
-            mark = error.context_mark  # where the quote opens; the other one is the end of the file
-        raise ConfigError([Problem(name, *_spot(mark), WHOLE_FILE, _syntax_message(text, error))]) from error
+        # A quote, * or & is where the context begins; the problem is marked behind it.
+        spot = _spot(error.context_mark if error.context in _STARTS else error.problem_mark)
+        raise ConfigError([Problem(name, *spot, WHOLE_FILE, _syntax_message(text, error, spot))]) from error
     except yaml.reader.ReaderError as error:
-        before_text = text[: error.position]
+        before_text = text.encode()[: error.position].decode("utf-8", "replace")  # the position counts bytes
         line = before_text.count("\n") + 1
         column = len(before_text) - before_text.rfind("\n")
         code = error.character if isinstance(error.character, int) else ord(error.character)
