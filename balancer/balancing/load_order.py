@@ -9,20 +9,21 @@ is so: when load falls, a new entry is filed and the old one no longer counts. A
 made anew, so each change costs O(log n) amortised.
 
 Counts of other workers change without a word to us. They are read again in slices, as many per pick as the time
-since the last pick demands. A slice of another worker's row that has the same bytes as last time is done; so what
-it costs depends on what changed. This worker's row is looked at as well: what ends under an older generation is
+since the last pick demands. A slice of a row that has the same bytes as last time is done; so what it costs
+depends on what changed. This worker's row is looked at as well: what ends under an older generation is
 told to that generation's strategy only.
 """
 
 from collections.abc import Callable, Collection, Sequence
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import compress
+from math import inf
 from operator import itemgetter, ne
 
 from balancer.balancing.backend import BackendState, LoadTable
 
 SLICE = 64
-"""Counts read at once. An unchanged slice costs some 0.2 us per other worker, a changed one 4 us."""
+"""Counts read at once. An unchanged slice costs some 0.2 us per worker, a changed one 4 us."""
 OLD_ENTRIES_MIN = 64
 """Entries that no longer count and may always stay: making a small heap anew would cost more than they do."""
 
@@ -44,15 +45,20 @@ class _WeightClass:
 
 
 class _Slice:
-    """SLICE neighbours: how to read their counts, and what other workers' rows held last, as read and as lists."""
+    """SLICE neighbours: how to read their counts, and what each row held last time.
 
-    __slots__ = ("first", "read_others", "read_own", "readings", "seen")
+    `own` and `others` are as read; `seen` are the other workers' counts as lists.
+    """
+
+    __slots__ = ("first", "others", "own", "read_others", "read_own", "seen", "size")
 
     def __init__(self, loads: LoadTable, first: int, slots: Sequence[int]) -> None:
         self.first = first
-        self.read_own = _lister(loads.own, slots)
+        self.size = len(slots)
+        self.read_own = _reader(loads.own, slots)
         self.read_others = [_reader(row, slots) for row in loads.others]
-        self.readings: list[Reading] = [b"" for _ in loads.others]
+        self.own: Reading = b""
+        self.others: list[Reading] = [b"" for _ in loads.others]
         self.seen = [[0] * len(slots) for _ in loads.others]
 
 
@@ -71,6 +77,7 @@ class LoadOrder:
         "_classes",
         "_counts",
         "_filed",
+        "_heaps",
         "_next_slice",
         "_own",
         "_own_row",
@@ -99,6 +106,7 @@ class LoadOrder:
         self._filed: list[Entry] = [(0, 0, 0)] * len(ranked)
         for weight_class in self._classes:
             self._file_all(weight_class)
+        self._heaps = [(each.heap, each.weight, each) for each in self._classes]  # what the loop of a pick unpacks
         slots = [backend.slot for backend in self._backends]
         self._slices = [_Slice(loads, first, slots[first : first + SLICE]) for first in range(0, len(slots), SLICE)]
         self._next_slice = 0
@@ -118,30 +126,28 @@ class LoadOrder:
         if now >= self._slice_due:
             self._read_slices(now)
         picked, counts, filed = self._picked, self._counts, self._filed
-        best: Entry | None = None
-        best_load = 0.0
-        for weight_class in self._classes:
-            entry = weight_class.heap[0]
+        best_place, best_rank, best_load = -1, 0, inf
+        for heap, weight, weight_class in self._heaps:
+            entry = heap[0]
             count, rank, place = entry
             # Division rounds correctly, so loads are equal exactly where the fractions are (below 2**26 each).
-            load = count / weight_class.weight
-            if best is not None and load > best_load:
+            load = count / weight
+            if load > best_load or (load == best_load and rank > best_rank):
                 continue  # the entry may promise too little, never too much
-            if exclude:
-                found = self._first_outside(weight_class, exclude)
+            if exclude or counts[place] != count or picked[place] != rank or filed[place] is not entry:
+                found = self._first_outside(weight_class, exclude) if exclude else self._first(weight_class)
                 if found is None:
                     continue
-                entry = found
-            elif counts[place] != count or picked[place] != rank or filed[place] is not entry:
-                entry = self._first(weight_class)
-            load = entry[0] / weight_class.weight
-            if best is None or load < best_load or (load == best_load and entry[1] < best[1]):
-                best, best_load = entry, load
-        if best is None:
+                count, rank, place = found
+                load = count / weight
+                if load > best_load or (load == best_load and rank > best_rank):
+                    continue
+            best_place, best_rank, best_load = place, rank, load
+        if best_place < 0:
             return None
         self._picks += 1
-        picked[best[2]] = self._picks
-        return self._backends[best[2]]
+        picked[best_place] = self._picks
+        return self._backends[best_place]
 
     def count_again(self, backend: BackendState) -> None:
         """An attempt of this worker at `backend` began or ended. O(log n) amortised."""
@@ -150,6 +156,7 @@ class LoadOrder:
             own = self._own_row[backend.slot]
             change = own - self._own[place]
             self._own[place] = own
+            self._slices[place // SLICE].own = b""  # even if it reads as before, that is not what we know now
             self._change(place, change)
 
     def _change(self, place: int, change: int) -> None:
@@ -166,7 +173,7 @@ class LoadOrder:
         """Make a heap anew. O(its backends)."""
         for place in weight_class.places:
             self._filed[place] = (self._counts[place], self._picked[place], place)
-        weight_class.heap = [self._filed[place] for place in weight_class.places]
+        weight_class.heap[:] = [self._filed[place] for place in weight_class.places]
         heapify(weight_class.heap)
 
     def _first(self, weight_class: _WeightClass) -> Entry:
@@ -213,39 +220,34 @@ class LoadOrder:
             self._next_slice = (self._next_slice + 1) % len(slices)
 
     def _read(self, piece: _Slice) -> None:
-        first = piece.first
         own = piece.read_own()
-        if own != self._own[first : first + len(own)]:
-            before = self._own[first : first + len(own)]
-            self._own[first : first + len(own)] = own
-            for offset in compress(range(len(own)), map(ne, own, before)):
-                self._change(first + offset, own[offset] - before[offset])
+        if own != piece.own:
+            piece.own = own
+            # `count_again` told most of it already: what counts is the difference to what it told.
+            known = slice(piece.first, piece.first + piece.size)
+            before, self._own[known] = self._own[known], _counts(own)
+            self._change_all(piece.first, before, self._own[known])
         for index, read in enumerate(piece.read_others):
             reading = read()
-            if reading != piece.readings[index]:
-                piece.readings[index] = reading
-                before = piece.seen[index]
-                seen = piece.seen[index] = _counts(reading)
-                for offset in compress(range(len(seen)), map(ne, seen, before)):
-                    self._change(first + offset, seen[offset] - before[offset])
+            if reading != piece.others[index]:
+                piece.others[index] = reading
+                before, piece.seen[index] = piece.seen[index], _counts(reading)
+                self._change_all(piece.first, before, piece.seen[index])
 
-
-def _part(row: Sequence[int], slots: Sequence[int]) -> "memoryview[int] | None":
-    """The part of a row that is just `slots`, which rise; None where they have gaps or the row is no memoryview."""
-    if isinstance(row, memoryview) and slots[-1] - slots[0] == len(slots) - 1:
-        return row[slots[0] : slots[-1] + 1]
-    return None
-
-
-def _lister(row: Sequence[int], slots: Sequence[int]) -> Callable[[], list[int]]:
-    part = _part(row, slots)
-    return part.tolist if part is not None else lambda: [row[slot] for slot in slots]
+    def _change_all(self, first: int, before: list[int], after: list[int]) -> None:
+        if after != before:
+            for offset in compress(range(len(after)), map(ne, after, before)):
+                self._change(first + offset, after[offset] - before[offset])
 
 
 def _reader(row: Sequence[int], slots: Sequence[int]) -> Callable[[], Reading]:
-    """As `_lister`, but bytes where possible: four times as fast to compare."""
-    part = _part(row, slots)
-    return part.tobytes if part is not None else _lister(row, slots)
+    """Reads the counts of `slots`, which rise, at one instant as far as a copy is one.
+
+    As bytes where slots without gaps lie in a memoryview: four times as fast to read and compare as a list.
+    """
+    if isinstance(row, memoryview) and slots[-1] - slots[0] == len(slots) - 1:
+        return row[slots[0] : slots[-1] + 1].tobytes
+    return lambda: [row[slot] for slot in slots]
 
 
 def _counts(reading: Reading) -> list[int]:

@@ -54,16 +54,11 @@ class _WeightClass:
         else:
             heappush(self.astray, turn)
 
-    def first(self, debts: list[int]) -> Turn | None:
-        """The next turn, with what exclusions added to its debt. Amortised O(1) but after exclusions."""
+    def first(self, debts: list[int]) -> Turn:
+        """The next turn, with what exclusions added to its debt. Never of an empty class. Amortised O(1)."""
         queue, astray = self.queue, self.astray
         while True:
-            if astray and (not queue or astray[0] < queue[0]):
-                turn = astray[0]
-            elif queue:
-                turn = queue[0]
-            else:
-                return None
+            turn = astray[0] if astray and (not queue or astray[0] < queue[0]) else queue[0]
             debt, place = turn
             if debts[place] == debt:
                 return turn
@@ -144,10 +139,8 @@ class Weighted:
             queue = weight_class.queue
             # The plain case of first(), without the call.
             turn = queue[0] if queue and not weight_class.astray else weight_class.first(debts)
-            if turn is None or debts[turn[1]] != turn[0]:
+            if debts[turn[1]] != turn[0]:
                 turn = weight_class.first(debts)
-            if turn is None:
-                continue
             current = ticks * weight_class.weight - turn[0]
             if best is None or current > best_current or (current == best_current and turn[1] < best_turn[1]):
                 best, best_turn, best_current = weight_class, turn, current
@@ -175,11 +168,13 @@ class Weighted:
         best_turn = (0, 0)
         best_current = 0
         for weight_class in self._classes:
-            turn = weight_class.first(debts)
-            while turn is not None and turn[1] in left_out:
-                weight_class.drop_first(turn)
-                aside.append((weight_class, turn[1]))
+            turn: Turn | None = None
+            while turn is None and (weight_class.queue or weight_class.astray):
                 turn = weight_class.first(debts)
+                if turn[1] in left_out:
+                    weight_class.drop_first(turn)
+                    aside.append((weight_class, turn[1]))
+                    turn = None
             if turn is None:
                 continue
             current = ticks * weight_class.weight - turn[0]
