@@ -20,6 +20,11 @@ from balancer.transport.http_client import HttpClientError, Response, request
 
 # Rows per pool without --all: a screen or two.
 _ROWS_MAX = 50
+# Into a file or a pipe there is no width to keep to; lines are not padded to it.
+_WIDTH_PIPED = 250
+# Narrower terminals do without addresses and connections.
+_WIDTH_WHOLE = 110
+_NUMBERS = ("weight", "in flight", "requests", "errors", "p50", "p99", "idle/open")
 
 
 class _Answer(msgspec.Struct):
@@ -64,10 +69,12 @@ def command(url: str | None, token_file: Path | None, as_json: bool, every: bool
     except msgspec.DecodeError:
         raise click.ClickException(f"{found} answers, but it is no balancer of this version") from None
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDTH_PIPED)
     console.print(f"[bold]balancer[/] at {escape(found)}, configuration generation {known.generation}", highlight=False)
     for pool in known.pools:
         console.print()
-        console.print(_table(pool, len(pool.backends) if every else _ROWS_MAX))
+        console.print(_table(pool, len(pool.backends) if every else _ROWS_MAX, narrow=console.width < _WIDTH_WHOLE))
 
 
 def find_admin(environ: Mapping[str, str], uid: int, bases: Iterable[str]) -> str:
@@ -124,20 +131,26 @@ async def _ask(url: str, token: str | None) -> Response:
     return answer
 
 
-def _table(pool: PoolStatus, rows_max: int) -> Table:
+def _table(pool: PoolStatus, rows_max: int, *, narrow: bool) -> Table:
     table = Table(
-        title=f"[bold]{escape(pool.name)}[/]  {pool.strategy}", title_justify="left", title_style="", box=None
+        title=f"[bold]{escape(pool.name)}[/]  {pool.strategy}",
+        title_justify="left",
+        title_style="",
+        box=None,
+        pad_edge=False,
+        padding=(0, 1 if narrow else 2, 0, 0),
     )
-    table.add_column("backend", style="bold", no_wrap=True)
-    named = any(backend.name != backend.address for backend in pool.backends)
-    if named:
-        table.add_column("address", no_wrap=True)
-    table.add_column("state")
-    for heading in ("weight", "in flight", "requests", "errors", "p50", "p99", "idle/open"):
+    table.add_column("backend", style="bold", min_width=15, overflow="fold")
+    with_address = not narrow and any(backend.name != backend.address for backend in pool.backends)
+    if with_address:
+        table.add_column("address", min_width=15, overflow="fold")
+    table.add_column("state", no_wrap=True)
+    for heading in _NUMBERS[:-1] if narrow else _NUMBERS:
         table.add_column(heading, justify="right", no_wrap=True)
     for backend in pool.backends[:rows_max]:
-        cells = [escape(backend.name), escape(backend.address)] if named else [escape(backend.name)]
-        table.add_row(*cells, *_cells(backend))
+        names = [escape(backend.name), escape(backend.address)] if with_address else [escape(backend.name)]
+        cells = _cells(backend)
+        table.add_row(*names, *(cells[:-1] if narrow else cells))
     left_out = len(pool.backends) - rows_max
     if left_out > 0:
         table.caption = f"and {left_out:,} more; --all shows them"

@@ -26,7 +26,9 @@ def _event(name: str, help_text: str, *fields: str) -> str:
 
 
 DAEMON_STARTED = _event("daemon.started", "All workers serve; the daemon is ready.", "version", "workers", "generation")
-DAEMON_STOPPING = _event("daemon.stop_requested", "A signal or the loss of the parent began a stop.", "signal", "phase")
+DAEMON_STOPPING = _event(
+    "daemon.stop_requested", "A signal asked for a stop, or its next phase begins.", "signal", "phase"
+)
 DAEMON_STOPPED = _event("daemon.stopped", "The last child ended.", "duration_ms")
 
 LISTENER_CLOSED = _event("listener.closed", "An address takes no more connections.", "listener", "address")
