@@ -21,9 +21,9 @@ _OWN_ANSWER_FIELDS = {"content-type": "write content_type instead", "date": "the
 
 def check_routes(file: schema.File, source: Source) -> Iterator[Problem]:
     """Every problem of the routes. O(routes), but for reachability (see there)."""
-    pools = source.names(("pools",))
+    pools: list[str] | None = source.names(("pools",))
     if not pools and set(source.names(())) - set(schema.File.model_fields):
-        pools = [route.pool or "" for route in file.routes]  # a mistyped `pools` is one mistake, not one per route
+        pools = None  # a mistyped `pools` is one mistake, not one for each route
     first: dict[str, int] = {}
     for index, route in enumerate(file.routes):
         place: Path = ("routes", index)
@@ -41,7 +41,7 @@ def check_routes(file: schema.File, source: Source) -> Iterator[Problem]:
     yield from _unreachable(file, source)
 
 
-def _action(route: Route, place: Path, pools: list[str], source: Source) -> Iterator[Problem]:
+def _action(route: Route, place: Path, pools: list[str] | None, source: Source) -> Iterator[Problem]:
     given = [key for key in ACTIONS if source.given((*place, key))]
     if not given and not source.damaged(place):
         yield source.problem(place, "the route has no action; add one of pool, split, redirect and respond")
@@ -70,8 +70,8 @@ def _action(route: Route, place: Path, pools: list[str], source: Source) -> Iter
             )
 
 
-def _pool_name(name: str, place: Path, pools: list[str], source: Source) -> Iterator[Problem]:
-    if name not in pools:
+def _pool_name(name: str, place: Path, pools: list[str] | None, source: Source) -> Iterator[Problem]:
+    if pools is not None and name not in pools:
         hint = did_you_mean(name, pools) if pools else "add it to `pools`"
         yield source.problem(place, f"there is no pool {shown(name)}; {hint}")
 

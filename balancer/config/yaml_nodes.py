@@ -207,35 +207,41 @@ class _Composer:
 
 
 _STARTS = ("while scanning a quoted scalar", "while scanning an alias", "while scanning an anchor")
-_PLAIN_HINTS = (
-    ("*", 'an unquoted * starts a YAML alias; quote it, such as "*.example.com"'),
-    ("&", "an unquoted & starts a YAML anchor; quote the value"),
-    ("@", "a value cannot start with @ in YAML; quote it"),
-    ("`", "a value cannot start with ` in YAML; quote it"),
-    ("%", "a value cannot start with % in YAML; quote it"),
-    ("\t", "a tab; YAML is indented with spaces only"),
-)
+_PLAIN_HINTS = {
+    "*": 'an unquoted * starts a YAML alias; quote it, such as "*.example.com"',
+    "&": "an unquoted & starts a YAML anchor; quote the value",
+    "@": "a value cannot start with @ in YAML; quote it",
+    "`": "a value cannot start with ` in YAML; quote it",
+    "%": "a value cannot start with % in YAML; quote it",
+    "\t": "a tab; YAML is indented with spaces only",
+}
 
 
-def _syntax_message(text: str, error: yaml.MarkedYAMLError, spot: Spot) -> str:
-    """The parser's complaint, led by what to do about the usual causes."""
+def _syntax_problem(text: str, error: yaml.MarkedYAMLError) -> tuple[Spot, str]:
+    """Where the parser's complaint belongs, and what to do about it."""
+    lines = text.splitlines() or [""]
+    context = _spot(error.context_mark)
+    spot = _spot(error.problem_mark)
+    if error.context in _STARTS or spot[0] > len(lines):
+        spot = context  # a quote, * or &, or what is still open at the end of the file: it began there
+    if spot[0] > len(lines):
+        spot = (len(lines), len(lines[-1]) + 1)
+    written = lines[spot[0] - 1]
     problem = error.problem or "cannot be read as YAML"
-    lines = text.splitlines()
-    line, column = spot
-    written = lines[line - 1] if line <= len(lines) else ""
+    sign = written[spot[1] - 1 : spot[1]]
     if error.context == "while scanning a quoted scalar" and problem == "found unexpected end of stream":
-        return "the quote that opens here is never closed"
-    for sign, hint in _PLAIN_HINTS:
-        if written[column - 1 : column] == sign:
-            return hint
+        return spot, "the quote that opens here is never closed"
+    if sign in _PLAIN_HINTS:
+        return spot, _PLAIN_HINTS[sign]
     if re.match(r" *\t", written):
-        return "a tab; YAML is indented with spaces only"
+        return spot, _PLAIN_HINTS["\t"]
     if "${" in written:
-        return f"not valid YAML ({problem}); inside [ ] and {{ }} a value with ${{...}} must be quoted"
+        return spot, f"not valid YAML ({problem}); inside [ ] and {{ }} a value with ${{...}} must be quoted"
     if "mapping values are not allowed" in problem:
-        return "not valid YAML: a second colon in this line; quote a value that holds `: `, or check the indentation"
-    reason = f"{error.context}: {problem}" if error.context else problem
-    return f"not valid YAML: {reason}; check the indentation, brackets and quotes around here"
+        hint = "quote a value that holds `: `, or check the indentation"
+        return spot, f"not valid YAML: a second colon in this line; {hint}"
+    reason = f"{error.context} (line {context[0]}): {problem}" if error.context else problem
+    return spot, f"not valid YAML: {reason}; check the indentation, brackets and quotes around here"
 
 
 def compose(data: bytes, name: str) -> Document:
@@ -255,9 +261,8 @@ def compose(data: bytes, name: str) -> Document:
     try:
         return _Composer(text, name).document()
     except yaml.MarkedYAMLError as error:
-        # A quote, * or & is where the context begins; the problem is marked behind it.
-        spot = _spot(error.context_mark if error.context in _STARTS else error.problem_mark)
-        raise ConfigError([Problem(name, *spot, WHOLE_FILE, _syntax_message(text, error, spot))]) from error
+        spot, message = _syntax_problem(text, error)
+        raise ConfigError([Problem(name, *spot, WHOLE_FILE, message)]) from error
     except yaml.reader.ReaderError as error:
         before_text = text.encode()[: error.position].decode("utf-8", "replace")  # the position counts bytes
         line = before_text.count("\n") + 1
