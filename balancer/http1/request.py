@@ -35,7 +35,7 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=\-]{1,128}")
 # fold onto ours ("_" for "-" in a CGI environment) are found by the same pass.
 _FIELDS = re.compile(
     rb"\n(host|con(?:nection|tent[-_]length)|x[-_]re(?:quest[-_]id|al[-_]ip)|x[-_]forwarded[-_](?:for|proto|host|port)"
-    rb"|t(?:e|ransfer[-_]encoding)|upgrade|expect|via|forwarded|keep[-_]alive|proxy[-_]connection|max-forwards):"
+    rb"|t(?:e|ransfer[-_]encoding)|upgrade|expect|via|forwarded|keep[-_]alive|proxy[-_]connection|max-forwards):([^\r]*)"
 )
 
 
@@ -115,8 +115,7 @@ def _read_fields(head: RequestHead) -> None:
     rare: list[tuple[bytes, int, int, bytes]] | None = None
     for match in _FIELDS.finditer(lowered):
         name = match[1]
-        start = match.end()
-        end = raw.find(b"\r\n", start)
+        start, end = match.span(2)
         value = raw[start:end].strip(b" \t")
         if name == b"host":
             if head.host_field or not value:

@@ -13,7 +13,9 @@ from balancer.http1.message import CHUNKED, NO_BODY, PLAIN_LENGTH, UNTIL_CLOSE, 
 HEAD_BYTES = 80 * 1024  # h11's and llhttp's own order; nginx's 4 KiB is a famous 502
 HEADER_COUNT = 200
 
-_FIELDS = re.compile(rb"\n(con(?:nection|tent-length)|transfer-encoding|keep-alive|proxy-connection|upgrade|te):")
+_FIELDS = re.compile(
+    rb"\n(con(?:nection|tent-length)|transfer-encoding|keep-alive|proxy-connection|upgrade|te):([^\r]*)"
+)
 
 
 class _NoCallbacks:
@@ -76,35 +78,31 @@ def _read_fields(head: ResponseHead, raw: bytes, old: bool) -> None:
     cuts = head.cuts
     keep_alive = not old
     length = UNTIL_CLOSE
+    options: bytes | None = None
     lowered = raw.lower()
     head.has_date = b"\ndate:" in lowered
     for match in _FIELDS.finditer(lowered):
-        name = match[1]
-        start = match.end()
-        end = raw.find(b"\r\n", start)
+        name, text = match.groups()
+        value = text.strip(b" \t")
         if name == b"content-length":
-            value = raw[start:end].strip(b" \t")
             if length != UNTIL_CLOSE or not PLAIN_LENGTH.fullmatch(value):
                 raise ProtocolError(BAD_RESPONSE, "Content-Length is repeated, not a plain number, or beside chunked")
             length = int(value)
-            if end - start != len(value) + 1:
-                cuts.append((match.start() - 1, end))
+            if len(text) != len(value) + 1:
+                cuts.append((match.start() - 1, match.end()))
                 head.rewritten_length = True
             continue
-        cuts.append((match.start() - 1, end))
+        cuts.append((match.start() - 1, match.end()))
         if name == b"connection":
-            value = raw[start:end].strip(b" \t").lower()
-            if value == b"keep-alive":
-                keep_alive = True
-            else:
-                keep_alive = _connection_options(head, value, keep_alive)
+            options = value if options is None else options + b"," + value
         elif name == b"transfer-encoding":
-            value = raw[start:end].strip(b" \t").lower()
             if old or length != UNTIL_CLOSE or value != b"chunked":
                 raise ProtocolError(BAD_RESPONSE, "a transfer coding other than one 'chunked' of HTTP/1.1")
             length = CHUNKED
         elif name == b"upgrade":
-            head.upgrade = raw[start:end].strip(b" \t").lower()
+            head.upgrade = value
+    if options is not None:
+        keep_alive = options == b"keep-alive" or _connection_options(head, options, keep_alive)
     head.length = length
     head.keep_alive = keep_alive
     if len(cuts) > 1:

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from balancer.clock import monotonic
 from balancer.errors import (
     COMPLETED,
     METHOD_NOT_ROUTED,
@@ -38,7 +39,7 @@ def wants_json(head: RequestHead) -> bool:
 
 def outcome(exchange: "Exchange", reason: Outcome, fields: bytes = b"") -> None:
     """Answer with the status of `reason`; whatever is left of the request is not read."""
-    unread = exchange.body is not None and not exchange.body.done
+    unread = exchange.uploading
     if unread:
         exchange.close = True
     status = reason.status
@@ -56,7 +57,7 @@ def outcome(exchange: "Exchange", reason: Outcome, fields: bytes = b"") -> None:
         reason,
         status,
     )
-    exchange.downstream.exchange_ended(exchange.close, unread)
+    exchange.downstream.exchange_ended(exchange.close, unread, monotonic())
 
 
 def no_route(exchange: "Exchange", data: bytes, offset: int) -> int:
@@ -74,7 +75,7 @@ def no_route(exchange: "Exchange", data: bytes, offset: int) -> int:
 def by_route(exchange: "Exchange", route: "RoutePlan", data: bytes, offset: int) -> int:
     """The answer that a redirect or respond action gives, or OPTIONS with Max-Forwards 0 (RFC 9110 7.6.2)."""
     end = _drain(exchange, data, offset)
-    unread = exchange.body is not None and not exchange.body.done
+    unread = exchange.uploading
     if unread:
         exchange.close = True
     head = exchange.head
@@ -98,7 +99,7 @@ def by_route(exchange: "Exchange", route: "RoutePlan", data: bytes, offset: int)
             content_type=route.answer.content_type,
         )
     _write(exchange, out, COMPLETED, status)
-    exchange.downstream.exchange_ended(exchange.close, unread)
+    exchange.downstream.exchange_ended(exchange.close, unread, monotonic())
     return end
 
 
@@ -108,6 +109,7 @@ def _drain(exchange: "Exchange", data: bytes, offset: int) -> int:
     if body is None or body.done:
         return offset
     _, end = body.feed(data, offset)
+    exchange.uploading = not body.done
     return end
 
 

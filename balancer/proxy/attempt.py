@@ -63,9 +63,8 @@ class Attempt:
         self.number = 0
         self.connect_s = self.first_byte_s = -1.0  # seconds; < 0 = did not happen
 
-    def first(self, pool: "PoolPlan", payload: bytes) -> Outcome | None:
+    def first(self, pool: "PoolPlan", payload: bytes, now: float) -> Outcome | None:
         """Pick a backend and send `payload`, the head and what is there of the body; an outcome = nobody to pick."""
-        now = monotonic()
         backend = pool.state.pick(now=now, key=None, exclude=_NOBODY, rng=self._server.rng)
         if backend is None:
             return pool.state.explain(now)
@@ -109,10 +108,10 @@ class Attempt:
         """The backend said something: the request will not be sent again unasked."""
         self._payload = b""
 
-    def answered(self) -> None:
+    def answered(self, now: float) -> None:
         """The response's head came."""
         self._payload = b""
-        self.first_byte_s = monotonic() - self.started
+        self.first_byte_s = now - self.started
 
     def lost(self) -> None:
         """The connection closed by itself."""

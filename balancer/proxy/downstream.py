@@ -342,7 +342,7 @@ class Downstream(asyncio.Protocol):
         """The same for the access log."""
         return self.forwarder.client(head).encode("ascii") if self.forwarder.trusted else self.peer_bytes
 
-    def exchange_ended(self, close: bool, unread: bool) -> None:
+    def exchange_ended(self, close: bool, unread: bool, now: float) -> None:
         """The response is written. `unread`: part of the request was not read."""
         if self.closed:
             return
@@ -353,7 +353,7 @@ class Downstream(asyncio.Protocol):
                 self.close()
             return
         self.state = AWAITING_HEAD
-        self._watch_until(monotonic() + self.listener.timeouts.keepalive_idle)
+        self._watch_until(now + self.listener.timeouts.keepalive_idle)
         ahead = self._ahead
         if ahead:
             self._ahead = b""

@@ -68,9 +68,11 @@ class Exchange:
         "status",
         "timer",
         "tunnel",
+        "uploading",
     )
 
     head: RequestHead
+    uploading: bool  # part of the request's body is still to come
     route: "RoutePlan | None"
 
     def __init__(self, downstream: "Downstream") -> None:
@@ -101,6 +103,7 @@ class Exchange:
         self.bytes_in = len(head.raw)
         self.bytes_out = 0
         self.body = self.response_body = None
+        self.uploading = False
         self.destination = None
         self.continued = False
         self.outcome = COMPLETED
@@ -110,6 +113,7 @@ class Exchange:
         if head.length:
             limit = listener.limits.max_body if route is None or route.max_body is None else route.max_body
             self.body = RequestBody(head.length, limit)
+            self.uploading = True
         if route is None:
             return answering.no_route(self, data, offset)
         if route.answer is not None or head.max_forwards == 0:
@@ -128,8 +132,9 @@ class Exchange:
                 first, end = body.feed(data, offset)
                 payload += first
                 self.bytes_in += (len(data) if end < 0 else end) - offset
-            elif not body.done:
+            else:
                 end = -1
+            self.uploading = not body.done
         # From here on nothing raises: what is started now has an owner that ends it.
         if route.timeout is not None:
             self.timer = self.server.deadlines.at(self.started + route.timeout, self.fail, EXCHANGE_TIMEOUT)
@@ -137,7 +142,7 @@ class Exchange:
             self.continue_timer = self.server.deadlines.at(
                 self.started + interim.CONTINUE_AFTER, interim.continue_anyway, self
             )
-        nobody = self.attempt.first(destination.pool, payload)
+        nobody = self.attempt.first(destination.pool, payload, self.started)
         if nobody is not None:
             answering.outcome(self, nobody)
         return end
@@ -155,11 +160,6 @@ class Exchange:
             edit=route.edit_request,
         )
 
-    @property
-    def uploading(self) -> bool:
-        """Whether part of the request's body is still to come."""
-        return self.body is not None and not self.body.done
-
     # (3) The request's body.
 
     def request_data(self, data: bytes, start: int) -> int:
@@ -168,6 +168,8 @@ class Exchange:
         assert body is not None
         out, end = body.feed(data, start)
         self.bytes_in += (len(data) if end < 0 else end) - start
+        if end >= 0:
+            self.uploading = False
         if out:
             self.attempt.send_more(out, last=end >= 0)
         return end
@@ -180,8 +182,9 @@ class Exchange:
         if status < 200:
             interim.pass_on(self, upstream, head, data, end)
             return
+        now = monotonic()
         self.status = status
-        self.attempt.answered()
+        self.attempt.answered(now)
         downstream = self.downstream
         request = self.head
         length = head.length
@@ -199,11 +202,11 @@ class Exchange:
             edit=route.edit_response,
         )
         if length >= 0 and len(data) - end == length:  # all of it, in one read
-            self.bytes_out = len(out) + length
+            self.bytes_out += len(out) + length
             downstream.transport.write(out + data[end:] if length else out)
-            self._complete(clean=True)
+            self._complete(True, now)
             return
-        self.bytes_out = len(out)
+        self.bytes_out += len(out)
         upstream.state = IN_BODY
         body = self.response_body = ResponseBody(length, request.minor, request.te_trailers)
         if len(data) == end and length:
@@ -222,7 +225,7 @@ class Exchange:
         self.bytes_out += len(first)
         self.downstream.transport.write(out + first)
         if behind >= 0:
-            self._complete(clean=behind == len(data))
+            self._complete(behind == len(data), monotonic())
         else:
             upstream.watch_until(deadline_after(upstream.connections.timeouts.body_idle))
 
@@ -252,7 +255,7 @@ class Exchange:
         if out:
             self.downstream.transport.write(out)
         if end >= 0:
-            self._complete(clean=end == len(data))
+            self._complete(end == len(data), monotonic())
         else:
             upstream.watch_until(deadline_after(upstream.connections.timeouts.body_idle))
 
@@ -267,13 +270,12 @@ class Exchange:
         if last:
             self.bytes_out += len(last)
             self.downstream.transport.write(last)
-        self._complete(clean=False)
+        self._complete(False, monotonic())
 
     # (6) The three ends.
 
-    def _complete(self, *, clean: bool) -> None:
+    def _complete(self, clean: bool, now: float) -> None:
         """The response is out. `clean`: the backend sent exactly it, so its connection can serve again."""
-        now = monotonic()
         attempt = self.attempt
         upstream = attempt.upstream
         assert upstream is not None
@@ -285,7 +287,7 @@ class Exchange:
             upstream.discard()
         attempt.end(COMPLETED, self.status, now)
         self._finish(now)
-        self.downstream.exchange_ended(self.close, unread)
+        self.downstream.exchange_ended(self.close, unread, now)
 
     def fail(self, outcome: Outcome, detail: str = "") -> None:
         """The backend, or we, cannot go on: send it again where that is safe, answer, or cut the client off."""

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from balancer.clock import monotonic
 from balancer.errors import BAD_RESPONSE
 from balancer.http1.forwarding import response_head
 from balancer.http1.message import ResponseHead
@@ -23,7 +24,7 @@ def pass_on(exchange: "Exchange", upstream: Upstream, head: ResponseHead, data: 
             exchange.fail(BAD_RESPONSE, "101 that was not asked for")
             return
         exchange.status = 101
-        exchange.attempt.answered()
+        exchange.attempt.answered(monotonic())
         exchange.stop_timers()  # the exchange is answered; a tunnel has a timeout of its own
         exchange.tunnel = Tunnel(exchange, upstream, head, data[end:])
         exchange.tunnel.open()
