@@ -1,7 +1,8 @@
 """Backends ordered by load, so that the least loaded of thousands is found without looking at each.
 
 Intuition: backends of one weight are ordered by count alone, so each weight has a heap of (count, when picked last),
-and the least loaded of all is on top of one of them: a pick compares one backend per distinct weight.
+and the least loaded of all is on top of one of them: a pick compares one backend per distinct weight, and looks
+again at those heaps only where something changed.
 
 A heap is corrected as late as it can be. An entry may promise less than is so, because its backend was picked or
 took on load since: that is seen, and put right, when the entry comes to the top. An entry never promises more than
@@ -17,7 +18,6 @@ told to that generation's strategy only.
 from collections.abc import Callable, Collection, Sequence
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import compress
-from math import inf
 from operator import itemgetter, ne
 
 from balancer.balancing.backend import BackendState, LoadTable
@@ -29,6 +29,8 @@ OLD_ENTRIES_MIN = 64
 
 # (in flight, when picked last, place): the least loaded first, then the least recently picked.
 Entry = tuple[int, int, int]
+# The first of a weight: (load, when picked last, place).
+Top = tuple[float, int, int]
 # The counts of one row in one slice: the bytes of int64, or a list where the row is no memoryview.
 Reading = bytes | list[int]
 
@@ -36,9 +38,10 @@ Reading = bytes | list[int]
 class _WeightClass:
     """The backends of one weight. `heap` holds one entry that counts for each of `places`, and old ones."""
 
-    __slots__ = ("heap", "places", "weight")
+    __slots__ = ("heap", "index", "places", "weight")
 
-    def __init__(self, weight: int) -> None:
+    def __init__(self, index: int, weight: int) -> None:
+        self.index = index
         self.weight = weight
         self.places: list[int] = []
         self.heap: list[Entry] = []
@@ -77,7 +80,7 @@ class LoadOrder:
         "_classes",
         "_counts",
         "_filed",
-        "_heaps",
+        "_moved",
         "_next_slice",
         "_own",
         "_own_row",
@@ -86,6 +89,7 @@ class LoadOrder:
         "_places",
         "_slice_due",
         "_slices",
+        "_tops",
     )
 
     def __init__(self, loads: LoadTable, order: Sequence[tuple[BackendState, int]], age_max: float) -> None:
@@ -98,15 +102,17 @@ class LoadOrder:
         self._counts = [0] * len(ranked)  # own + others
         self._own = [0] * len(ranked)
         self._own_row = loads.own
-        classes = {weight: _WeightClass(weight) for _, weight in order}
-        self._classes = list(classes.values())
+        distinct = {weight for _, weight in order}
+        self._classes = [_WeightClass(index, weight) for index, weight in enumerate(sorted(distinct))]
+        classes = {weight_class.weight: weight_class for weight_class in self._classes}
         self._class_of = [classes[weight] for _, (_, weight) in ranked]
         for place, weight_class in enumerate(self._class_of):
             weight_class.places.append(place)
         self._filed: list[Entry] = [(0, 0, 0)] * len(ranked)
         for weight_class in self._classes:
             self._file_all(weight_class)
-        self._heaps = [(each.heap, each.weight, each) for each in self._classes]  # what the loop of a pick unpacks
+        self._tops = [self._first(weight_class) for weight_class in self._classes]
+        self._moved: set[_WeightClass] = set()  # those whose top may be another by now
         slots = [backend.slot for backend in self._backends]
         self._slices = [_Slice(loads, first, slots[first : first + SLICE]) for first in range(0, len(slots), SLICE)]
         self._next_slice = 0
@@ -125,29 +131,21 @@ class LoadOrder:
         """
         if now >= self._slice_due:
             self._read_slices(now)
-        picked, counts, filed = self._picked, self._counts, self._filed
-        best_place, best_rank, best_load = -1, 0, inf
-        for heap, weight, weight_class in self._heaps:
-            entry = heap[0]
-            count, rank, place = entry
-            # Division rounds correctly, so loads are equal exactly where the fractions are (below 2**26 each).
-            load = count / weight
-            if load > best_load or (load == best_load and rank > best_rank):
-                continue  # the entry may promise too little, never too much
-            if exclude or counts[place] != count or picked[place] != rank or filed[place] is not entry:
-                found = self._first_outside(weight_class, exclude) if exclude else self._first(weight_class)
-                if found is None:
-                    continue
-                count, rank, place = found
-                load = count / weight
-                if load > best_load or (load == best_load and rank > best_rank):
-                    continue
-            best_place, best_rank, best_load = place, rank, load
-        if best_place < 0:
-            return None
+        if exclude:
+            outside = [self._first_outside(weight_class, exclude) for weight_class in self._classes]
+            best = min((top for top in outside if top is not None), default=None)
+            if best is None:
+                return None
+        else:
+            for weight_class in self._moved:
+                self._tops[weight_class.index] = self._first(weight_class)
+            self._moved.clear()
+            best = min(self._tops)
+        place = best[2]
         self._picks += 1
-        picked[best_place] = self._picks
-        return self._backends[best_place]
+        self._picked[place] = self._picks
+        self._moved.add(self._class_of[place])
+        return self._backends[place]
 
     def count_again(self, backend: BackendState) -> None:
         """An attempt of this worker at `backend` began or ended. O(log n) amortised."""
@@ -161,8 +159,9 @@ class LoadOrder:
 
     def _change(self, place: int, change: int) -> None:
         count = self._counts[place] = self._counts[place] + change
+        weight_class = self._class_of[place]
+        self._moved.add(weight_class)
         if count < self._filed[place][0]:
-            weight_class = self._class_of[place]
             if len(weight_class.heap) > 2 * len(weight_class.places) + OLD_ENTRIES_MIN:
                 self._file_all(weight_class)
             else:
@@ -176,7 +175,7 @@ class LoadOrder:
         weight_class.heap[:] = [self._filed[place] for place in weight_class.places]
         heapify(weight_class.heap)
 
-    def _first(self, weight_class: _WeightClass) -> Entry:
+    def _first(self, weight_class: _WeightClass) -> Top:
         """The first entry that counts and says what is so. The heap must hold one that counts."""
         heap = weight_class.heap
         while True:
@@ -187,20 +186,21 @@ class LoadOrder:
                 continue
             now = (self._counts[place], self._picked[place], place)
             if now == entry:
-                return entry
+                # Division rounds correctly, so loads are equal exactly where the fractions are (below 2**26 each).
+                return now[0] / weight_class.weight, now[1], place
             self._filed[place] = now
             heapreplace(heap, now)
 
-    def _first_outside(self, weight_class: _WeightClass, exclude: Collection[BackendState]) -> Entry | None:
+    def _first_outside(self, weight_class: _WeightClass, exclude: Collection[BackendState]) -> Top | None:
         """As `_first`, for the backends outside `exclude`; None without one."""
         aside: list[Entry] = []
-        found: Entry | None = None
+        found: Top | None = None
         while found is None and len(aside) < len(weight_class.places):
-            entry = self._first(weight_class)
-            if self._backends[entry[2]] in exclude:
+            top = self._first(weight_class)
+            if self._backends[top[2]] in exclude:
                 aside.append(heappop(weight_class.heap))
             else:
-                found = entry
+                found = top
         for entry in aside:
             heappush(weight_class.heap, entry)
         return found

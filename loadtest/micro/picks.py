@@ -25,7 +25,7 @@ GATE_SIZE, GATE_US = 10_000, 5.0
 WEIGHTS = 8
 WORKERS = 4
 LIVE = 200  # attempts in flight
-PICKS, ROUNDS = 10_000, 7
+PICKS, ROUNDS = 4_000, 20
 PACE, IDLE_PACE = 20_000, 1_000  # picks a second
 
 
