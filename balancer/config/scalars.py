@@ -135,6 +135,8 @@ def substitute(text: str, environ: Mapping[str, str]) -> str:
             )
         name, has_default, default = variable.groups()
         value = environ.get(name)
+        if value is not None and any("\ud800" <= char <= "\udfff" for char in value):
+            raise ValueError(f"the value of the variable {name} is not UTF-8; set it to text")
         if has_default is not None:
             return value or default
         if value is None:

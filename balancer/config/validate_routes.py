@@ -1,6 +1,7 @@
 """What must fit together in routes: names, actions, conditions, edits, and whether each route can be reached."""
 
 import re
+import warnings
 from collections.abc import Iterator
 
 from balancer.config import model, schema
@@ -130,13 +131,10 @@ def _match(match: Match, place: Path, source: Source) -> Iterator[Problem]:
         if match.path is not None and source.given((*place, key)):
             yield source.problem((*place, key, KEY), f"{key} beside path adds nothing; keep one of the two")
     if match.path_regex is not None:
-        try:
-            re.compile(match.path_regex.encode())
-        except (re.error, OverflowError, RecursionError) as error:
-            spot = f" at character {error.pos + 1}" if isinstance(error, re.error) and error.pos is not None else ""
-            reason = error.msg if isinstance(error, re.error) else str(error)
+        reason = _regex_problem(match.path_regex)
+        if reason:
             yield source.problem(
-                (*place, "path_regex"), f"is not a regular expression: {reason}{spot}; correct it, or use path_prefix"
+                (*place, "path_regex"), f"is not a regular expression: {reason}; correct it, or use path_prefix"
             )
     for name in match.headers:
         if name.lower() == "host":
@@ -144,6 +142,21 @@ def _match(match: Match, place: Path, source: Source) -> Iterator[Problem]:
                 (*place, "headers", name, KEY), "match the host with hosts, which ignores port and case"
             )
     yield from _same_name(list(match.headers), (*place, "headers"), source)
+
+
+def _regex_problem(pattern: str) -> str:
+    """Why `pattern` does not compile; "" when it does. It is compiled to match bytes, as paths are."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", FutureWarning)
+            re.compile(pattern.encode())
+    except re.error as error:
+        return error.msg if error.pos is None else f"{error.msg} at character {error.pos + 1}"
+    except FutureWarning as error:
+        return f"{error}, which later versions may read otherwise; write \\[ for a bracket"
+    except (OverflowError, RecursionError) as error:
+        return str(error)
+    return ""
 
 
 def _edits(edits: HeaderEdits, place: Path, source: Source) -> Iterator[Problem]:

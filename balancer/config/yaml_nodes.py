@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 BYTES_MAX = 4 * 1024 * 1024  # a file of 20,000 backends has 1 MiB; above this it is no configuration
 NODES_MAX = 200_000  # aliases expanded; keeps the whole check below a second or two
+ALIASED_MAX = 50_000  # of those, from aliases: what a small file may grow by
 DEPTH_MAX = 32  # the deepest key of the schema is at 7
 PROBLEMS_MAX = 500  # more would not be read
 WHOLE_FILE = "(file)"
@@ -97,6 +98,7 @@ class _Composer:
         self._name = name
         self._anchors: dict[str, Node | None] = {}  # None while the anchored node is still open
         self._nodes = 0
+        self._aliased = 0  # of them, from aliases
         self._path: list[str | int] = []
         self._problems: list[Problem] = []
         self._events: Iterator[yaml.Event] = yaml.parse(text, Loader=yaml.CSafeLoader)
@@ -126,6 +128,9 @@ class _Composer:
             raise self._fatal(spot, f"nested more than {DEPTH_MAX} deep; no key of the configuration is")
         if isinstance(event, yaml.AliasEvent):
             node = self._alias(event.anchor or "", spot)
+            self._aliased += node.size
+            if self._aliased > ALIASED_MAX:
+                raise self._fatal(spot, f"aliases add more than {ALIASED_MAX:,} values; use fewer of them")
             self._count(node.size, spot)
             return node
         tag = getattr(event, "tag", None)
@@ -150,7 +155,7 @@ class _Composer:
         self._nodes += nodes
         if self._nodes > NODES_MAX:
             raise self._fatal(
-                spot, f"more than {NODES_MAX:,} values once every alias is expanded; use fewer aliases or entries"
+                spot, f"more than {NODES_MAX:,} values, aliases expanded; split the configuration, or use fewer"
             )
 
     def _alias(self, anchor: str, spot: Spot) -> Node:

@@ -144,6 +144,11 @@ def test_a_missing_variable_without_default_is_named() -> None:
         substitute("${NOPE}", {})
 
 
+def test_a_variable_that_is_no_text_is_refused() -> None:
+    with pytest.raises(ValueError, match="is not UTF-8"):
+        substitute("${A}", {"A": b"\xff".decode("utf-8", "surrogateescape")})
+
+
 @pytest.mark.parametrize("text", ["${", "${}", "${A", "${1}", "${A-b}", "${A B}"])
 def test_a_malformed_variable_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a variable"):

@@ -58,6 +58,7 @@ def only(*routes: str) -> Problem:
             "routes[0].match.path_regex",
             "not a regular expression",
         ),
+        ("name: a, pool: app, match: {path_regex: '[[a]'}", "routes[0].match.path_regex", "for a bracket"),
         ("name: a, pool: app, match: {headers: {Host: x}}", "routes[0].match.headers.Host", "with hosts"),
         ("name: a, pool: app, match: {headers: {X: a, x: b}}", "routes[0].match.headers.x", "same field"),
         ("name: a, pool: app, match: {methods: [get]}", "routes[0].match.methods[0]", "did you mean GET?"),
