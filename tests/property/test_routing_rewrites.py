@@ -1,6 +1,6 @@
 """Rewrites, redirects and header edits against plain models of them."""
 
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from balancer.config.model import HeaderEdits, Rewrite
@@ -10,6 +10,8 @@ from balancer.routing.edits import HeaderEditor
 from balancer.routing.redirect import location
 from balancer.routing.rewrite import rewrite_target
 
+UNTIMED = settings(deadline=None)  # how long an example takes says something about the machine only
+
 PIECES = st.sampled_from([b"/", b"/", b"//", b"v1", b"%761", b"a", b".", b"..", b"%2e", b"%2F", b"*", b"@", b"{host}"])
 PATHS = st.lists(PIECES, max_size=10).map(lambda pieces: b"/" + b"".join(pieces))
 PREFIXES = st.sampled_from(["/v1", "/v1/", "/", "/a", "/v1/a"])
@@ -17,6 +19,7 @@ REPLACEMENTS = st.sampled_from(["", "/", "/new", "/new/"])
 
 
 @given(PREFIXES, REPLACEMENTS, PATHS, st.sampled_from([b"", b"?", b"?q=/v1"]))
+@UNTIMED
 def test_a_rewritten_path_means_what_rewriting_its_normal_form_means(
     strip: str, replace: str, path: bytes, query: bytes
 ) -> None:
@@ -39,6 +42,7 @@ def test_a_rewritten_path_means_what_rewriting_its_normal_form_means(
     st.binary(max_size=20).map(lambda tail: b"/" + tail) | PATHS,
     st.binary(max_size=10),
 )
+@UNTIMED
 def test_a_redirect_to_a_path_stays_on_this_host_and_on_its_line(to: str, path: bytes, query: bytes) -> None:
     result = location(to, scheme=b"http", host=b"h", path=path, query=query)
     assert result.startswith(b"/")
@@ -47,6 +51,7 @@ def test_a_redirect_to_a_path_stays_on_this_host_and_on_its_line(to: str, path: 
 
 
 @given(st.text(min_size=1, max_size=8), st.binary(max_size=20))
+@UNTIMED
 def test_a_redirect_to_another_host_keeps_that_host(to: str, path: bytes) -> None:
     result = location("https://good.example{path}", scheme=b"http", host=b"h", path=path, query=to.encode())
     assert result.startswith(b"https://good.example/")
@@ -63,6 +68,7 @@ LINES = st.lists(st.tuples(NAMES, VALUES), max_size=6)
     st.dictionaries(NAMES, VALUES, max_size=2),
     st.dictionaries(NAMES, VALUES, max_size=2),
 )
+@UNTIMED
 def test_edits_equal_editing_a_list_of_lines(
     lines: list[tuple[str, str]], remove: list[str], replaced: dict[str, str], added: dict[str, str]
 ) -> None:
@@ -78,6 +84,7 @@ def test_edits_equal_editing_a_list_of_lines(
 
 
 @given(st.binary(max_size=12))
+@UNTIMED
 def test_rewriting_any_bytes_gives_a_path_or_a_refusal(tail: bytes) -> None:
     assume(b"\n" not in tail)
     try:
