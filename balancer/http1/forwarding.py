@@ -7,7 +7,7 @@ RFC 9110 sections 7.6 and 7.8, RFC 7239.
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
-from balancer.http1.message import CHUNKED, NO_BODY, UNTIL_CLOSE, RequestHead, ResponseHead
+from balancer.http1.message import CHUNKED, NO_BODY, PLAIN, UNTIL_CLOSE, RareFields, RequestHead, ResponseHead
 
 Networks = Sequence[IPv4Network | IPv6Network]
 LOOP_LIMIT = 2  # our own Via entry this often = a loop (RFC 9110 7.6: MUST NOT forward to itself)
@@ -59,7 +59,8 @@ class Forwarder:
 
     def block(self, head: RequestHead) -> bytes:
         """Our field lines for `head`, each preceded by CRLF. Cached while the Host stays the same."""
-        if head.via or (self.trusted and head.forwarding):
+        rare = head.rare
+        if rare is not PLAIN and (rare.via or (self.trusted and rare.forwarding)):
             return self._merged(head)
         host = head.host_field
         if host == self._block_host:
@@ -96,7 +97,7 @@ class Forwarder:
     def _merged(self, head: RequestHead) -> bytes:
         received: dict[bytes, bytes] = {}
         if self.trusted:
-            for name, value in head.forwarding:
+            for name, value in head.rare.forwarding:
                 received[name] = received[name] + b", " + value if name in received else value
         chain = received.get(b"x-forwarded-for")
         block = [
@@ -120,7 +121,7 @@ class Forwarder:
             block += (b"\r\nForwarded: ", forwarded + b", " + mine if forwarded else mine)
         elif forwarded:
             block += (b"\r\nForwarded: ", forwarded)
-        return b"".join(block) + self._via_line(head.via, head.minor)
+        return b"".join(block) + self._via_line(head.rare.via, head.minor)
 
     def client(self, head: RequestHead) -> str:
         """The client's address: the peer, or behind trusted proxies the last one in X-Forwarded-For not trusted.
@@ -130,7 +131,7 @@ class Forwarder:
         peer = self._peer.decode("ascii")
         if not self.trusted:
             return peer
-        entries = [e.strip(b" \t") for n, v in head.forwarding if n == b"x-forwarded-for" for e in v.split(b",")]
+        entries = [e.strip(b" \t") for n, v in head.rare.forwarding if n == b"x-forwarded-for" for e in v.split(b",")]
         client = peer
         for entry in reversed(entries):
             try:
@@ -144,9 +145,9 @@ class Forwarder:
 
     def loops(self, head: RequestHead) -> bool:
         """Whether this request passed us before: our own entry stands in Via LOOP_LIMIT times."""
-        if not head.via or not self._via:
+        if not head.rare.via or not self._via:
             return False
-        entries = [entry.strip(b" \t").split(b" ") for entry in head.via.split(b",")]
+        entries = [entry.strip(b" \t").split(b" ") for entry in head.rare.via.split(b",")]
         return sum(1 for entry in entries if len(entry) > 1 and entry[1] == self._via) >= LOOP_LIMIT
 
 
@@ -160,25 +161,34 @@ def request_head(
     edit: Callable[[bytes], bytes] | None,
 ) -> bytes:
     """The head to send upstream. `host` None keeps the client's; `made_id` b"" = the client's X-Request-Id stays."""
-    lines = remaining_lines(head.raw, head.line_end, head.cuts) if head.cuts else head.raw[head.line_end : -4]
+    raw = head.raw
+    lines = remaining_lines(raw, head.line_end, head.cuts) if head.cuts else raw[head.line_end : -4]
+    rare = head.rare
     if host is not None:
         lines = replace_host(lines, host)
-    elif head.no_host_line:
+    elif rare.no_host_line:
         lines = replace_host(lines, head.host_field)
     if edit is not None:
         lines = edit(lines)
-    extra = b""
+    if rare is not PLAIN:
+        lines += _own_lines(head, rare)
+    return b"".join((head.method, b" ", target, b" HTTP/1.1", lines, block, made_id, b"\r\n\r\n"))
+
+
+def _own_lines(head: RequestHead, rare: RareFields) -> bytes:
+    """Framing and connection options as we say them to the backend."""
+    lines = b""
     if head.length == CHUNKED:
-        extra = b"\r\nTransfer-Encoding: chunked"
-    elif head.rewritten_length:
-        extra = b"\r\nContent-Length: %d" % head.length
-    if head.upgrade:
-        extra += b"\r\nConnection: upgrade\r\nUpgrade: websocket"
-    elif head.te_trailers:
-        extra += b"\r\nTE: trailers\r\nConnection: TE"
-    if head.max_forwards >= 0:
-        extra += b"\r\nMax-Forwards: %d" % max(head.max_forwards - 1, 0)
-    return b"".join((head.method, b" ", target, b" HTTP/1.1", lines, extra, block, made_id, b"\r\n\r\n"))
+        lines = b"\r\nTransfer-Encoding: chunked"
+    elif rare.rewritten_length:
+        lines = b"\r\nContent-Length: %d" % head.length
+    if rare.upgrade:
+        lines += b"\r\nConnection: upgrade\r\nUpgrade: websocket"
+    elif rare.te_trailers:
+        lines += b"\r\nTE: trailers\r\nConnection: TE"
+    if rare.max_forwards >= 0:
+        lines += b"\r\nMax-Forwards: %d" % max(rare.max_forwards - 1, 0)
+    return lines
 
 
 def replace_host(lines: bytes, host: bytes) -> bytes:

@@ -36,63 +36,88 @@ def cut_nominated(raw_lower: bytes, options: list[bytes], cuts: list[tuple[int, 
                 cuts.append(match.span())
 
 
-class RequestHead:
-    """One request head. Treat as immutable once parsed.
+class RareFields:
+    """What few requests say; a head without any of it shares PLAIN. Treat as immutable once parsed.
 
-    `raw` ends with the empty line; `line_end` is the offset of the CRLF behind the request line. `cuts` are spans
-    of `raw`, in order, each from the CRLF before a field line to the line's end. `length` is the body's: NO_BODY,
-    CHUNKED or a number of bytes. `forwarding` holds (name, value) of the X-Forwarded-*, X-Real-IP and Forwarded
-    lines that were cut, in order.
+    `forwarding` holds (name, value) of the X-Forwarded-*, X-Real-IP and Forwarded lines that were cut, in order.
     """
 
     __slots__ = (
-        "_path",
         "continues",
-        "cuts",
         "forwarding",
-        "host",
-        "host_field",
-        "keep_alive",
-        "length",
-        "line_end",
-        "lowered",
         "max_forwards",
-        "method",
-        "minor",
         "no_host_line",
-        "raw",
-        "request_id",
         "rewritten_length",
-        "target",
         "te_trailers",
         "upgrade",
         "via",
     )
 
-    lowered: bytes
-    line_end: int
-    method: bytes
-    target: bytes  # what is forwarded: origin-form, or b"*"
-    minor: int  # 0 or 1
-    host: bytes  # lower case, no port, no trailing dot; b"" = an HTTP/1.0 request without Host
-    host_field: bytes  # as received (from the target when it was absolute)
-
-    def __init__(self, raw: bytes) -> None:
-        self.raw = raw
-        self.host_field = b""
-        self.host = b""
-        self.no_host_line = False
-        self.cuts: list[tuple[int, int]] = []
-        self.length = NO_BODY
-        self.rewritten_length = False
-        self.request_id = b""
-        self.via = b""
+    def __init__(self) -> None:
+        self.continues = False  # Expect: 100-continue, with a body
         self.forwarding: list[tuple[bytes, bytes]] = []
-        self.keep_alive = True
-        self.continues = False
+        self.max_forwards = -1  # of OPTIONS; -1 = not said
+        self.no_host_line = False  # the host is the target's; a Host line has to be made
+        self.rewritten_length = False  # the Content-Length line was cut; a canonical one has to be made
         self.te_trailers = False
-        self.upgrade = False
-        self.max_forwards = -1
+        self.upgrade = False  # to websocket, and lawful
+        self.via = b""
+
+
+PLAIN = RareFields()
+
+
+class RequestHead:
+    """One request head. Treat as immutable once parsed.
+
+    `raw` ends with the empty line; `line_end` is the offset of the CRLF behind the request line. `target` is what is
+    forwarded: origin-form, or b"*". `minor` is 0 or 1. `host` is lower case without port and trailing dot (b"" = an
+    HTTP/1.0 request without Host), `host_field` as received, or from an absolute target. `length` is the body's:
+    NO_BODY, CHUNKED or a number of bytes. `request_id` b"" = none that is valid. `cuts` are spans of `raw`, in
+    order, each from the CRLF before a field line to the line's end.
+    """
+
+    __slots__ = (
+        "_path",
+        "cuts",
+        "host",
+        "host_field",
+        "keep_alive",
+        "length",
+        "line_end",
+        "method",
+        "minor",
+        "rare",
+        "raw",
+        "request_id",
+        "target",
+    )
+
+    host: bytes
+
+    def __init__(
+        self,
+        raw: bytes,
+        line_end: int,
+        method: bytes,
+        target: bytes,
+        minor: int,
+        host_field: bytes = b"",
+        request_id: bytes = b"",
+        length: int = NO_BODY,
+        cuts: list[tuple[int, int]] | None = None,
+    ) -> None:
+        self.raw = raw
+        self.line_end = line_end
+        self.method = method
+        self.target = target
+        self.minor = minor
+        self.host_field = host_field
+        self.request_id = request_id
+        self.length = length
+        self.cuts = cuts if cuts is not None else []
+        self.keep_alive = True
+        self.rare = PLAIN
         self._path: bytes | None = None
 
     @property
@@ -112,7 +137,7 @@ class RequestHead:
         """All values of the field `name` (lower case), in order. O(head): for routes that ask, not for the path."""
         return [
             self.raw[m.start(1) : m.end(1)].strip(b" \t")
-            for m in re.finditer(rb"\n" + re.escape(name) + rb":([^\r]*)", self.lowered)
+            for m in re.finditer(rb"\n" + re.escape(name) + rb":([^\r]*)", self.raw.lower())
         ]
 
 
@@ -125,14 +150,22 @@ class ResponseHead:
 
     __slots__ = ("cuts", "has_date", "keep_alive", "length", "line_end", "raw", "rewritten_length", "status", "upgrade")
 
-    def __init__(self, raw: bytes, status: int, line_end: int) -> None:
+    def __init__(
+        self,
+        raw: bytes,
+        status: int,
+        line_end: int,
+        length: int = UNTIL_CLOSE,
+        cuts: list[tuple[int, int]] | None = None,
+        has_date: bool = False,
+    ) -> None:
         self.raw = raw
         self.status = status
         self.line_end = line_end
-        self.cuts: list[tuple[int, int]] = []
-        self.length = UNTIL_CLOSE
+        self.length = length
+        self.cuts = cuts if cuts is not None else []
+        self.has_date = has_date
         self.keep_alive = True
-        self.has_date = False
         self.upgrade = b""
         self.rewritten_length = False
 

@@ -24,7 +24,7 @@ from balancer.errors import (
     VERSION_UNSUPPORTED,
     ProtocolError,
 )
-from balancer.http1.message import TOKEN, RequestHead
+from balancer.http1.message import PLAIN, TOKEN, RareFields, RequestHead
 from balancer.http1.request_fields import RequestFields
 from balancer.http1.target import check_host, parse_target
 
@@ -59,35 +59,34 @@ def parse_request_head(raw: bytes, uri_bytes: int, header_count: int) -> Request
         pass  # whether it is one is decided below, by our own rules
     except (HttpParserError, HttpParserCallbackError) as error:
         raise _verdict(raw, error) from None
-    head = RequestHead(raw)
-    line_end = head.line_end = raw.find(b"\r\n")
+    line_end = raw.find(b"\r\n")
     parts = raw[:line_end].split(b" ")
     if len(parts) != 3:
         raise ProtocolError(BAD_REQUEST, "request line is not METHOD SP target SP version")
     method, target, version = parts
-    if version == b"HTTP/1.1":
-        head.minor = 1
-    elif version == b"HTTP/1.0":
-        head.minor = 0
-        head.keep_alive = False
-    else:
-        raise _version_error(version)
+    minor = 1
+    if version != b"HTTP/1.1":
+        if version != b"HTTP/1.0":
+            raise _version_error(version)
+        minor = 0
     if len(target) > uri_bytes:
         raise ProtocolError(URI_TOO_LONG, "request target is longer than uri_bytes")
     if raw.count(b"\n") - 2 > header_count:
         raise ProtocolError(HEAD_TOO_LARGE, "more fields than header_count")
     if method in _REFUSED:
         raise ProtocolError(METHOD_REFUSED, "CONNECT and TRACE are not proxied")
-    head.method = method
-    _read_fields(head)
-    if _PLAIN_TARGET(target):
-        head.target = target
-    else:
+    head = RequestHead(raw, line_end, method, target, minor)
+    if minor == 0:
+        head.keep_alive = False
+    _read_fields(head, raw)
+    if not _PLAIN_TARGET(target):
         _apply_target(head, method, target)
     if head.host_field:
         head.host = check_host(head.host_field)
-    elif head.minor:
+    elif minor:
         raise ProtocolError(BAD_REQUEST, "HTTP/1.1 without Host")
+    else:
+        head.host = b""
     return head
 
 
@@ -105,15 +104,16 @@ def _apply_target(head: RequestHead, method: bytes, target: bytes) -> None:
             raise ProtocolError(BAD_REQUEST, "Host differs from the authority of the target")
         if not head.host_field and head.minor:
             raise ProtocolError(BAD_REQUEST, "HTTP/1.1 without Host")
-        head.no_host_line = not head.host_field
+        if not head.host_field:
+            if head.rare is PLAIN:
+                head.rare = RareFields()
+            head.rare.no_host_line = True
         head.host_field = parsed.authority
 
 
-def _read_fields(head: RequestHead) -> None:
-    raw = head.raw
-    lowered = head.lowered = raw.lower()
+def _read_fields(head: RequestHead, raw: bytes) -> None:
     rare: list[tuple[bytes, int, int, bytes]] | None = None
-    for match in _FIELDS.finditer(lowered):
+    for match in _FIELDS.finditer(raw.lower()):
         name = match[1]
         start, end = match.span(2)
         value = raw[start:end].strip(b" \t")

@@ -1,7 +1,7 @@
 """The request fields that few requests carry and that change where it ends, how it travels or whom it names."""
 
 from balancer.errors import BAD_REQUEST, CODING_UNKNOWN, EXPECTATION_FAILED, ProtocolError
-from balancer.http1.message import CHUNKED, NO_BODY, PLAIN_LENGTH, RequestHead, cut_nominated
+from balancer.http1.message import CHUNKED, NO_BODY, PLAIN_LENGTH, RareFields, RequestHead, cut_nominated
 
 
 class RequestFields:
@@ -11,6 +11,7 @@ class RequestFields:
 
     def __init__(self, head: RequestHead) -> None:
         self.head = head
+        head.rare = RareFields()
         self.options: list[bytes] = []
         self.lengths = 0
         self.codings = 0
@@ -50,7 +51,7 @@ class RequestFields:
             head.keep_alive = False
         elif head.minor == 0 and b"keep-alive" in options:
             head.keep_alive = True  # whether it is granted is the listener's to say
-        cut_nominated(head.lowered, options, head.cuts)
+        cut_nominated(head.raw.lower(), options, head.cuts)
 
     def _content_length(self, start: int, end: int, value: bytes, _name: bytes) -> None:
         head = self.head
@@ -61,7 +62,7 @@ class RequestFields:
         # A canonical line is its own re-serialisation; any other is cut and written anew.
         if end - start != len(b"\r\ncontent-length: ") + len(value):
             head.cuts.append((start, end))
-            head.rewritten_length = True
+            head.rare.rewritten_length = True
 
     def _transfer_encoding(self, start: int, end: int, value: bytes, _name: bytes) -> None:
         head = self.head
@@ -76,7 +77,7 @@ class RequestFields:
     def _te(self, start: int, end: int, value: bytes, _name: bytes) -> None:
         self.head.cuts.append((start, end))
         if b"trailers" in (coding.strip(b" \t").lower() for coding in value.split(b",")):
-            self.head.te_trailers = self.head.minor == 1
+            self.head.rare.te_trailers = self.head.minor == 1
 
     def _upgrade_field(self, start: int, end: int, value: bytes, _name: bytes) -> None:
         self.head.cuts.append((start, end))
@@ -89,7 +90,7 @@ class RequestFields:
             return
         if head.length != NO_BODY:
             raise ProtocolError(BAD_REQUEST, "an upgrade with a body")
-        head.upgrade = head.method == b"GET"
+        head.rare.upgrade = head.method == b"GET"
 
     def _expect(self, start: int, end: int, value: bytes, _name: bytes) -> None:
         if self.expect is not None:
@@ -105,16 +106,16 @@ class RequestFields:
         elif head.length == NO_BODY:
             head.cuts.append((start, end))
         else:
-            head.continues = True
+            head.rare.continues = True
 
     def _via(self, start: int, end: int, value: bytes, _name: bytes) -> None:
         head = self.head
         head.cuts.append((start, end))
-        head.via = head.via + b", " + value if head.via else value
+        head.rare.via = head.rare.via + b", " + value if head.rare.via else value
 
     def _forwarding(self, start: int, end: int, value: bytes, name: bytes) -> None:
         self.head.cuts.append((start, end))
-        self.head.forwarding.append((name, value))
+        self.head.rare.forwarding.append((name, value))
 
     def _drop(self, start: int, end: int, _value: bytes, _name: bytes) -> None:
         self.head.cuts.append((start, end))
@@ -123,9 +124,9 @@ class RequestFields:
         head = self.head
         if head.method != b"OPTIONS":
             return
-        if head.max_forwards >= 0 or not PLAIN_LENGTH.fullmatch(value):
+        if head.rare.max_forwards >= 0 or not PLAIN_LENGTH.fullmatch(value):
             raise ProtocolError(BAD_REQUEST, "Max-Forwards is repeated or not a number")
-        head.max_forwards = int(value)
+        head.rare.max_forwards = int(value)
         head.cuts.append((start, end))
 
 

@@ -116,10 +116,10 @@ class Exchange:
             self.uploading = True
         if route is None:
             return answering.no_route(self, data, offset)
-        if route.answer is not None or head.max_forwards == 0:
+        if route.answer is not None or head.rare.max_forwards == 0:
             return answering.by_route(self, route, data, offset)
         destination = self.destination = route.destination(head.method)
-        if head.via and downstream.forwarder.loops(head):
+        if head.rare.via and downstream.forwarder.loops(head):
             answering.outcome(self, LOOP)
             return offset if self.body is None else -1
         if not head.request_id:
@@ -138,7 +138,7 @@ class Exchange:
         # From here on nothing raises: what is started now has an owner that ends it.
         if route.timeout is not None:
             self.timer = self.server.deadlines.at(self.started + route.timeout, self.fail, EXCHANGE_TIMEOUT)
-        if head.continues:
+        if head.rare.continues:
             self.continue_timer = self.server.deadlines.at(
                 self.started + interim.CONTINUE_AFTER, interim.continue_anyway, self
             )
@@ -208,7 +208,7 @@ class Exchange:
             return
         self.bytes_out += len(out)
         upstream.state = IN_BODY
-        body = self.response_body = ResponseBody(length, request.minor, request.te_trailers)
+        body = self.response_body = ResponseBody(length, request.minor, request.rare.te_trailers)
         if len(data) == end and length:
             downstream.transport.write(out)
             upstream.watch_until(deadline_after(upstream.connections.timeouts.body_idle))

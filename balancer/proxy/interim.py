@@ -20,7 +20,7 @@ INTERIM_MAX = 20  # to one request; more is a flood
 def pass_on(exchange: "Exchange", upstream: Upstream, head: ResponseHead, data: bytes, end: int) -> None:
     """An interim response came; `data[end:]` came behind it. None goes to a client of HTTP/1.0."""
     if head.status == 101:
-        if not exchange.head.upgrade or head.upgrade != b"websocket":
+        if not exchange.head.rare.upgrade or head.upgrade != b"websocket":
             exchange.fail(BAD_RESPONSE, "101 that was not asked for")
             return
         exchange.status = 101

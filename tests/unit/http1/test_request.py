@@ -113,8 +113,8 @@ def test_forwarding_fields_are_cut_and_remembered_and_their_twins_dropped() -> N
         + b"X-Forwarded-For: 1.1.1.1\r\nX_Forwarded_For: 9.9.9.9\r\nForwarded: for=2\r\nVia: 1.0 a\r\nVia: 1.1 b\r\n"
     )
     assert kept(head) == b"\r\nHost: a.example"
-    assert head.forwarding == [(b"x-forwarded-for", b"1.1.1.1"), (b"forwarded", b"for=2")]
-    assert head.via == b"1.0 a, 1.1 b"
+    assert head.rare.forwarding == [(b"x-forwarded-for", b"1.1.1.1"), (b"forwarded", b"for=2")]
+    assert head.rare.via == b"1.0 a, 1.1 b"
 
 
 def test_a_valid_request_id_stays_and_any_other_is_cut() -> None:
@@ -128,9 +128,9 @@ def test_a_valid_request_id_stays_and_any_other_is_cut() -> None:
 
 def test_framing_is_read_and_written_anew() -> None:
     head = parse(HOST + b"Content-Length: 12\r\n", b"POST /x HTTP/1.1")
-    assert (head.length, head.rewritten_length, head.cuts) == (12, False, [])
+    assert (head.length, head.rare.rewritten_length, head.cuts) == (12, False, [])
     head = parse(HOST + b"Content-Length:  12 \r\n", b"POST /x HTTP/1.1")
-    assert (head.length, head.rewritten_length) == (12, True)
+    assert (head.length, head.rare.rewritten_length) == (12, True)
     assert kept(head) == b"\r\nHost: a.example"
     head = parse(HOST + b"Transfer-Encoding: Chunked\r\n", b"POST /x HTTP/1.1")
     assert head.length == CHUNKED
@@ -145,46 +145,46 @@ def test_http10_is_not_persistent_unless_it_asks() -> None:
 
 def test_only_websocket_is_an_upgrade_and_any_other_offer_is_dropped() -> None:
     offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: %b\r\nHTTP2-Settings: x\r\n"
-    assert parse(HOST + offer % b"websocket").upgrade
+    assert parse(HOST + offer % b"websocket").rare.upgrade
     for head in (
         parse(HOST + offer % b"h2c"),
         parse(HOST + b"Upgrade: websocket\r\n"),
         parse(HOST + offer % b"websocket", b"POST /x HTTP/1.1"),
         parse(HOST + offer % b"h2c" + b"Content-Length: 1\r\n", b"POST /x HTTP/1.1"),
     ):
-        assert not head.upgrade
+        assert not head.rare.upgrade
         assert b"pgrade" not in kept(head)
 
 
 def test_expect_travels_only_with_a_body() -> None:
     head = parse(HOST + b"Content-Length: 1\r\nExpect: 100-Continue\r\n", b"POST /x HTTP/1.1")
-    assert head.continues
+    assert head.rare.continues
     assert b"Expect" in kept(head)
     for head in (
         parse(HOST + b"Expect: 100-continue\r\n"),
         parse(HOST + b"Content-Length: 1\r\nExpect: 100-continue\r\n", b"POST /x HTTP/1.0"),
     ):
-        assert not head.continues
+        assert not head.rare.continues
         assert b"Expect" not in kept(head)
 
 
 def test_te_trailers_is_remembered_and_every_te_cut() -> None:
     head = parse(HOST + b"TE: gzip, Trailers\r\nConnection: TE\r\n")
-    assert head.te_trailers
+    assert head.rare.te_trailers
     assert kept(head) == b"\r\nHost: a.example"
 
 
 def test_an_absolute_target_rules_over_host() -> None:
     head = parse(HOST, b"GET http://A.example/y?z HTTP/1.1")
-    assert (head.target, head.host, head.no_host_line) == (b"/y?z", b"a.example", False)
+    assert (head.target, head.host, head.rare.no_host_line) == (b"/y?z", b"a.example", False)
     head = parse(b"", b"GET http://b.example/y HTTP/1.0")
-    assert (head.host, head.no_host_line) == (b"b.example", True)
+    assert (head.host, head.rare.no_host_line) == (b"b.example", True)
 
 
 def test_max_forwards_counts_for_options_only() -> None:
-    assert parse(HOST + b"Max-Forwards: 3\r\n", b"OPTIONS * HTTP/1.1").max_forwards == 3
+    assert parse(HOST + b"Max-Forwards: 3\r\n", b"OPTIONS * HTTP/1.1").rare.max_forwards == 3
     head = parse(HOST + b"Max-Forwards: 3\r\n")
-    assert head.max_forwards == -1
+    assert head.rare.max_forwards == -1
     assert b"Max-Forwards: 3" in kept(head)
 
 
