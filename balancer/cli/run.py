@@ -3,11 +3,13 @@
 import sys
 
 import click
+import structlog
 
 from balancer.cli.config_file import UnusableFileError, read_config
 from balancer.cli.named_files import check_named_files
 from balancer.daemon import supervisor
 from balancer.errors import ConfigError
+from balancer.telemetry import events
 
 
 @click.command(short_help="Run the daemon in the foreground.")
@@ -32,4 +34,9 @@ def command(config: str) -> None:
         click.echo(str(problem), err=True)
     if any(not problem.warning for problem in problems):
         sys.exit(supervisor.BAD_CONFIGURATION)
-    sys.exit(supervisor.run(loaded.config, config))
+    try:
+        code = supervisor.run(loaded.config, config)
+    except Exception as error:
+        structlog.get_logger().exception(events.DAEMON_CRASHED)
+        raise SystemExit(supervisor.CRASHED) from error
+    sys.exit(code)

@@ -275,3 +275,7 @@ def _change_user(config: Config, account: Account | None, runtime: RuntimeDir, b
     for bindings in bound:
         bindings.give_files_to(account.uid, account.gid)
     privileges.become(account)
+    if not os.access(sys.executable, os.X_OK):
+        raise PrivilegeError(f"user {account.name} may not execute {sys.executable}; install it where that user can go")
+    if not os.access(runtime.path, os.W_OK | os.X_OK):
+        raise PrivilegeError(f"user {account.name} may not write to runtime_dir {runtime.path}; choose another one")

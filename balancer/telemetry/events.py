@@ -42,6 +42,7 @@ WORKER_DELAYED = _event(
 WORKER_KILLED = _event("worker.killed", "A worker was silent for too long.", "worker", "pid", "silence_ms")
 WORKER_FAILED = _event("worker.failed", "A worker did not come up, or did not do what it was told.", "worker", "error")
 WORKER_ORPHANED = _event("worker.orphaned", "The supervisor is gone; the worker finishes and ends.", "reason")
+DAEMON_CRASHED = _event("daemon.crashed", "The supervisor met an error of its own and ended; the text says where.")
 RUNS_AS_ROOT = _event("daemon.runs_as_root", "Started as root without `user`: the data path has all rights of root.")
 USER_IGNORED = _event("daemon.user_ignored", "Only root can change to another user; `user` is not followed.", "user")
 RELOAD_UNSUPPORTED = _event("config.reload_unsupported", "SIGHUP came, but reload is not supported yet.")

@@ -77,12 +77,13 @@ class Daemon:
         return text.rstrip("\n") + "\n" + (yaml.safe_dump(missing) if missing else "")
 
     def _wait_ready(self, seconds: float) -> None:
-        if not wait_until(lambda: self._read_lines() or self.process.poll() is not None, seconds):
+        if not wait_until(lambda: self.is_ready() or self.process.poll() is not None, seconds):
             raise DaemonFailedError(f"not ready after {seconds:g} s:\n{self.stderr}")
-        if not self._read_lines():
+        if not self.is_ready():
             raise DaemonFailedError(f"ended with {self.process.returncode} before it was ready:\n{self.stderr}")
 
-    def _read_lines(self) -> bool:
+    def is_ready(self) -> bool:
+        """It has said where it listens; `listening` and `admin` are set then."""
         listening: dict[str, list[str]] = {}
         for line in self.stdout.splitlines():
             match line.split(" "):
