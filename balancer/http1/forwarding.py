@@ -9,6 +9,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from balancer.http1.message import CHUNKED, NO_BODY, PLAIN, UNTIL_CLOSE, RareFields, RequestHead, ResponseHead
 
+Edit = Callable[[bytes], bytes]
 Networks = Sequence[IPv4Network | IPv6Network]
 LOOP_LIMIT = 2  # our own Via entry this often = a loop (RFC 9110 7.6: MUST NOT forward to itself)
 
@@ -151,16 +152,8 @@ class Forwarder:
         return sum(1 for entry in entries if len(entry) > 1 and entry[1] == self._via) >= LOOP_LIMIT
 
 
-def request_head(
-    head: RequestHead,
-    *,
-    target: bytes,
-    host: bytes | None,
-    block: bytes,
-    made_id: bytes,
-    edit: Callable[[bytes], bytes] | None,
-) -> bytes:
-    """The head to send upstream. `host` None keeps the client's; `made_id` b"" = the client's X-Request-Id stays."""
+def request_head(head: RequestHead, target: bytes, host: bytes | None, ours: bytes, edit: Edit | None) -> bytes:
+    """The head to send upstream: `ours` are our own lines, each preceded by CRLF; `host` None keeps the client's."""
     raw = head.raw
     lines = remaining_lines(raw, head.line_end, head.cuts) if head.cuts else raw[head.line_end : -4]
     rare = head.rare
@@ -172,7 +165,7 @@ def request_head(
         lines = edit(lines)
     if rare is not PLAIN:
         lines += _own_lines(head, rare)
-    return b"".join((head.method, b" ", target, b" HTTP/1.1", lines, block, made_id, b"\r\n\r\n"))
+    return b"".join((head.method, b" ", target, b" HTTP/1.1", lines, ours, b"\r\n\r\n"))
 
 
 def _own_lines(head: RequestHead, rare: RareFields) -> bytes:
@@ -201,14 +194,7 @@ def replace_host(lines: bytes, host: bytes) -> bytes:
     return lines[:at] + b"\r\nHost: " + host + (lines[end:] if end >= 0 else b"")
 
 
-def response_head(
-    head: ResponseHead,
-    *,
-    minor: int,
-    close: bool,
-    date: bytes,
-    edit: Callable[[bytes], bytes] | None,
-) -> bytes:
+def response_head(head: ResponseHead, minor: int, close: bool, date: bytes, edit: Edit | None) -> bytes:
     """The head to send downstream to a client of HTTP/1.`minor`. `date` is used where the backend gave none."""
     raw = head.raw
     lines = remaining_lines(raw, head.line_end, head.cuts) if head.cuts else raw[head.line_end : -4]

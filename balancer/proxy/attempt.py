@@ -6,6 +6,7 @@ may be called twice. The object is reused by the exchange's next attempt.
 
 import asyncio
 import math
+from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from balancer.balancing.backend import BackendState
@@ -13,7 +14,9 @@ from balancer.clock import monotonic
 from balancer.errors import Outcome
 from balancer.http1.forwarding import replace_host
 from balancer.proxy.connections import ConnectError
+from balancer.proxy.report import BackendCounters
 from balancer.proxy.upstream import Upstream
+from balancer.telemetry.metrics import BOUNDS
 
 if TYPE_CHECKING:
     from balancer.proxy.exchange import Exchange
@@ -76,9 +79,15 @@ class Attempt:
         upstream = backend.connections.take(now)
         if upstream is None:
             self._connect(backend)
-        else:
-            self.reused = True
-            self._send(upstream, now)
+            return None
+        self.reused = True
+        self.upstream = upstream
+        first_byte = upstream.connections.timeouts.first_byte
+        # While the body is on its way the backend owes nothing yet: the client's own timeout judges.
+        uploading = self._exchange.uploading
+        if uploading or len(payload) > REPLAY_BYTES:
+            self._payload = b""  # it cannot be sent again
+        upstream.send(self._exchange, payload, math.inf if uploading or first_byte is None else now + first_byte)
         return None
 
     def send_again(self) -> bool:
@@ -137,7 +146,11 @@ class Attempt:
         latency = now - self.started
         if self._pool.counts_attempts:
             self._pool.strategy.finished(backend, outcome, latency, self.first_byte_s, now)
-        backend.counters.attempt_ended(status, latency)
+        counters: BackendCounters = backend.counters
+        counters.codes[status // 100 if status < 600 else 5] += 1
+        duration = counters.duration
+        duration[bisect_left(BOUNDS, latency)] += 1
+        duration[-1] += latency
 
     def _begin(self, backend: BackendState, now: float) -> None:
         self.backend = backend
@@ -164,15 +177,9 @@ class Attempt:
         self._task = None
         now = monotonic()
         self.connect_s = now - self.started
-        self._send(upstream, now)
-        self._exchange.downstream.resume_reading()
-
-    def _send(self, upstream: Upstream, now: float) -> None:
         self.upstream = upstream
-        payload = self._payload
-        uploading = self._exchange.uploading
-        if not self.reused or uploading or len(payload) > REPLAY_BYTES:
-            self._payload = b""  # it will not be sent again
+        payload, self._payload = self._payload, b""
         first_byte = upstream.connections.timeouts.first_byte
-        # While the body is on its way the backend owes nothing yet: the client's own timeout judges.
-        upstream.send(self._exchange, payload, math.inf if first_byte is None or uploading else now + first_byte)
+        uploading = self._exchange.uploading
+        upstream.send(self._exchange, payload, math.inf if uploading or first_byte is None else now + first_byte)
+        self._exchange.downstream.resume_reading()

@@ -17,6 +17,7 @@ from balancer.transport.timers import TimerWheel
 if TYPE_CHECKING:
     from balancer.proxy.upstream import Upstream
 
+IDLE = 0  # the first of an upstream connection's states
 POLL_AFTER = 1.0  # seconds idle after which the kernel is asked once more before a connection is used
 TLS_HANDSHAKE = 5.0  # seconds on top of connect
 
@@ -104,6 +105,8 @@ class BackendConnections:
     def give_back(self, upstream: "Upstream", now: float) -> None:
         """Keep a connection whose exchange ended cleanly, or close it where a limit says so."""
         self.active -= 1
+        upstream.exchange = None
+        upstream.state = IDLE
         keepalive = self.keepalive
         if upstream.closed:
             return
@@ -114,9 +117,11 @@ class BackendConnections:
         ):
             upstream.close()
             return
+        if not upstream.reading:
+            upstream.resume_reading()
         upstream.idle_since = now
-        upstream.deadline = now + keepalive.idle
-        if upstream.deadline < upstream.slot_at:
+        upstream.deadline = deadline = now + keepalive.idle
+        if deadline < upstream.slot_at:
             self.wheel.watch(upstream)
         self.idle.append(upstream)
 

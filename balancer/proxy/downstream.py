@@ -69,6 +69,7 @@ class Downstream(asyncio.Protocol):
         "slot_at",
         "state",
         "transport",
+        "trusted",
     )
 
     transport: asyncio.Transport
@@ -112,6 +113,7 @@ class Downstream(asyncio.Protocol):
             networks=listener.networks,
             forwarded=listener.forwarded,
         )
+        self.trusted = self.forwarder.trusted
         self.head_from = now = monotonic()
         refusal = self.server.admit(self, now)
         if refusal is not None:
@@ -336,11 +338,11 @@ class Downstream(asyncio.Protocol):
 
     def client(self, head: RequestHead) -> str:
         """The client's address as text, seen through trusted proxies; "" for a Unix socket."""
-        return self.forwarder.client(head) if self.forwarder.trusted else self.peer
+        return self.forwarder.client(head) if self.trusted else self.peer
 
     def client_bytes(self, head: RequestHead) -> bytes:
         """The same for the access log."""
-        return self.forwarder.client(head).encode("ascii") if self.forwarder.trusted else self.peer_bytes
+        return self.forwarder.client(head).encode("ascii") if self.trusted else self.peer_bytes
 
     def exchange_ended(self, close: bool, unread: bool, now: float) -> None:
         """The response is written. `unread`: part of the request was not read."""
@@ -353,7 +355,9 @@ class Downstream(asyncio.Protocol):
                 self.close()
             return
         self.state = AWAITING_HEAD
-        self._watch_until(now + self.listener.timeouts.keepalive_idle)
+        self.deadline = deadline = now + self.listener.timeouts.keepalive_idle
+        if deadline < self.slot_at:
+            self.server.wheel.watch(self)
         ahead = self._ahead
         if ahead:
             self._ahead = b""

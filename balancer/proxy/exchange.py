@@ -109,7 +109,8 @@ class Exchange:
         self.outcome = COMPLETED
         self.request_id = head.request_id
         self.close = not head.keep_alive or downstream.must_close or (head.minor == 0 and not listener.http10_keepalive)
-        route = self.route = listener.table.find(head, downstream.client(head))
+        client = downstream.client(head) if downstream.trusted else downstream.peer
+        route = self.route = listener.table.find(head, client)
         if head.length:
             limit = listener.limits.max_body if route is None or route.max_body is None else route.max_body
             self.body = RequestBody(head.length, limit)
@@ -122,9 +123,12 @@ class Exchange:
         if head.rare.via and downstream.forwarder.loops(head):
             answering.outcome(self, LOOP)
             return offset if self.body is None else -1
+        ours = downstream.forwarder.block(head)
         if not head.request_id:
-            self.request_id = self.server.next_request_id()
-        payload = self._head_for(route, destination)
+            made = self.request_id = self.server.next_request_id()
+            ours += b"\r\nX-Request-Id: " + made
+        target = head.target if route.rewrite is None else route.rewrite(head)
+        payload = request_head(head, target, destination.pool.host, ours, route.edit_request)
         end = offset
         body = self.body
         if body is not None:
@@ -146,19 +150,6 @@ class Exchange:
         if nobody is not None:
             answering.outcome(self, nobody)
         return end
-
-    def _head_for(self, route: "RoutePlan", destination: "Destination") -> bytes:
-        head = self.head
-        target = head.target if route.rewrite is None else route.rewrite(head)
-        made = b"" if head.request_id else b"\r\nX-Request-Id: " + self.request_id
-        return request_head(
-            head,
-            target=target,
-            host=destination.pool.host,
-            block=self.downstream.forwarder.block(head),
-            made_id=made,
-            edit=route.edit_request,
-        )
 
     # (3) The request's body.
 
@@ -194,13 +185,8 @@ class Exchange:
         self.persists = head.keep_alive
         route = self.route
         assert route is not None
-        out = response_head(
-            head,
-            minor=request.minor,
-            close=self.close,
-            date=b"" if head.has_date else self.server.date.refresh(),
-            edit=route.edit_response,
-        )
+        date = b"" if head.has_date else self.server.date.refresh()
+        out = response_head(head, request.minor, self.close, date, route.edit_response)
         if length >= 0 and len(data) - end == length:  # all of it, in one read
             self.bytes_out += len(out) + length
             downstream.transport.write(out + data[end:] if length else out)
@@ -282,11 +268,13 @@ class Exchange:
         attempt.upstream = None
         unread = self.uploading
         if clean and self.persists and not unread:
-            upstream.release(now)
+            upstream.connections.give_back(upstream, now)
         else:
             upstream.discard()
         attempt.end(COMPLETED, self.status, now)
-        self._finish(now)
+        if self.timer is not None or self.continue_timer is not None:
+            self.stop_timers()
+        report(self, now - self.started)
         self.downstream.exchange_ended(self.close, unread, now)
 
     def fail(self, outcome: Outcome, detail: str = "") -> None:

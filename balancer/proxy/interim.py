@@ -39,7 +39,7 @@ def pass_on(exchange: "Exchange", upstream: Upstream, head: ResponseHead, data: 
         exchange.continue_timer.cancel()
         exchange.continue_timer = None
     if exchange.head.minor == 1 and not (head.status == 100 and said):
-        out = response_head(head, minor=1, close=False, date=b"", edit=None)
+        out = response_head(head, 1, False, b"", None)
         exchange.bytes_out += len(out)
         exchange.downstream.transport.write(out)
     if not exchange.uploading:

@@ -16,20 +16,13 @@ if TYPE_CHECKING:
 
 
 class BackendCounters:
-    """The counters of one backend: attempts by class of status, and their durations."""
+    """The counters of one backend: attempts by class of the backend's status (none = no head came), durations."""
 
     __slots__ = ("codes", "duration")
 
     def __init__(self, registry: Registry, pool: str, backend: str) -> None:
         self.codes: Cells = registry.cells(metrics.BACKEND_REQUESTS, pool, backend)
         self.duration: Cells = registry.cells(metrics.BACKEND_DURATION, pool, backend)
-
-    def attempt_ended(self, status: int, seconds: float) -> None:
-        """Count one attempt; `status` 0 = no response head came."""
-        self.codes[status // 100 if status < 600 else 5] += 1
-        duration = self.duration
-        duration[bisect_left(BOUNDS, seconds)] += 1
-        duration[-1] += seconds
 
 
 def report(exchange: "Exchange", seconds: float) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from balancer.balancing.backend import Address, BackendState, LoadTable
 from balancer.balancing.pool import PoolState, make_strategy
 from balancer.config import model
-from balancer.http1.forwarding import Networks
+from balancer.http1.forwarding import Edit, Networks
 from balancer.http1.message import RequestHead
 from balancer.routing.edits import HeaderEditor
 from balancer.routing.redirect import location
@@ -29,7 +29,6 @@ from balancer.transport.tls import client_context, server_context
 if TYPE_CHECKING:
     from random import Random
 
-Edit = Callable[[bytes], bytes]
 SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS"))
 
 
@@ -83,7 +82,7 @@ class RouteAnswer:
         """The fields, each ended by CRLF, and the body."""
         if isinstance(self.action, model.RespondAction):
             return self.fields, self.body
-        to = location(self.action.to, scheme=scheme, host=head.host_field, path=head.path, query=head.query)
+        to = location(self.action.to, scheme=scheme, host=head.host, path=head.path, query=head.query)
         return b"Location: " + to + b"\r\n", self.body
 
 

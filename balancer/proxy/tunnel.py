@@ -31,7 +31,7 @@ class Tunnel:
         upstream = self._upstream
         upstream.state = IN_TUNNEL
         edit = None if exchange.route is None else exchange.route.edit_response
-        out = response_head(self._head, minor=1, close=False, date=b"", edit=edit) + self._early
+        out = response_head(self._head, 1, False, b"", edit) + self._early
         exchange.bytes_out += len(out)
         exchange.downstream.transport.write(out)
         upstream.watch_until(deadline_after(self._idle))

@@ -20,13 +20,13 @@ from balancer.errors import (
     ProtocolError,
 )
 from balancer.http1.response import HEAD_BYTES, parse_response_head
-from balancer.proxy.connections import BackendConnections, readable
+from balancer.proxy.connections import IDLE, BackendConnections, readable
 from balancer.transport.tls import hold_unread
 
 if TYPE_CHECKING:
     from balancer.proxy.exchange import Exchange
 
-IDLE, AWAITING_HEAD, IN_BODY, IN_TUNNEL = range(4)
+AWAITING_HEAD, IN_BODY, IN_TUNNEL = range(IDLE + 1, IDLE + 4)
 HIGH_WATER = 64 * 1024  # bytes kept for a slow reader before the other side is paused
 SALVAGE = 256 * 1024
 
@@ -36,7 +36,6 @@ class Upstream(asyncio.Protocol):
 
     __slots__ = (
         "_buffer",
-        "_reading",
         "age_limit",
         "closed",
         "connections",
@@ -44,6 +43,7 @@ class Upstream(asyncio.Protocol):
         "exchange",
         "idle_since",
         "opened",
+        "reading",
         "requests",
         "slot_at",
         "state",
@@ -64,7 +64,7 @@ class Upstream(asyncio.Protocol):
         self.deadline = math.inf
         self.slot_at = math.inf
         self._buffer: bytearray | None = None
-        self._reading = True
+        self.reading = True
 
     # What asyncio calls.
 
@@ -132,7 +132,7 @@ class Upstream(asyncio.Protocol):
         if exchange is None:
             self.connections.drop(self)
             self.close()
-        elif not self._reading:
+        elif not self.reading:
             self.deadline = now + 1.0  # the client is the slow one; its own timeout judges
             self.connections.wheel.watch(self)
         elif self.state == AWAITING_HEAD:
@@ -150,7 +150,9 @@ class Upstream(asyncio.Protocol):
         self.exchange = exchange
         self.state = AWAITING_HEAD
         self.requests += 1
-        self.watch_until(deadline)
+        self.deadline = deadline
+        if deadline < self.slot_at:
+            self.connections.wheel.watch(self)
         self.transport.write(payload)
 
     def await_head(self) -> None:
@@ -162,14 +164,6 @@ class Upstream(asyncio.Protocol):
         self.deadline = deadline
         if deadline < self.slot_at and not self.closed:
             self.connections.wheel.watch(self)
-
-    def release(self, now: float) -> None:
-        """The exchange ended cleanly on both sides: keep the connection for another."""
-        self.exchange = None
-        self.state = IDLE
-        if not self._reading:
-            self.resume_reading()
-        self.connections.give_back(self, now)
 
     def discard(self) -> None:
         """The exchange is done with it and nobody may use it again."""
@@ -188,14 +182,14 @@ class Upstream(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """Stop the backend: the client reads slowly."""
-        if self._reading and not self.closed and not self.transport.is_closing():
-            self._reading = False
+        if self.reading and not self.closed and not self.transport.is_closing():
+            self.reading = False
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Let it go on."""
-        if not self._reading and not self.closed and not self.transport.is_closing():
-            self._reading = True
+        if not self.reading and not self.closed and not self.transport.is_closing():
+            self.reading = True
             self.transport.resume_reading()
 
     def is_readable(self) -> bool:

@@ -92,7 +92,7 @@ def test_our_own_entry_twice_in_via_is_a_loop() -> None:
 
 
 def send(head: RequestHead, **changes: object) -> bytes:
-    arguments: dict[str, object] = {"target": head.target, "host": None, "block": b"", "made_id": b"", "edit": None}
+    arguments: dict[str, object] = {"target": head.target, "host": None, "ours": b"", "edit": None}
     return request_head(head, **{**arguments, **changes})  # type: ignore[arg-type]
 
 
@@ -127,7 +127,7 @@ def test_edits_see_the_remaining_lines_only() -> None:
         seen.append(lines)
         return b"\r\nE: 1"
 
-    assert send(request(b"Connection: close\r\n"), edit=edit, block=b"\r\nB: 2") == (
+    assert send(request(b"Connection: close\r\n"), edit=edit, ours=b"\r\nB: 2") == (
         b"GET /x HTTP/1.1\r\nE: 1\r\nB: 2\r\n\r\n"
     )
     assert seen == [b"\r\nHost: h"]
