@@ -85,18 +85,23 @@ def remove_unix(path: str, identity: tuple[int, int]) -> None:
             os.unlink(path)
 
 
-def refuse_new(sock: socket.socket) -> None:
+def refuse_new(sock: socket.socket) -> bool:
     """Let no new connection into the queue of a listening TCP socket, so that it can be emptied and then closed.
 
     Connections whose handshake has begun still arrive; a new SYN is dropped, and its client tries again in a second.
-    The filter belongs to the socket, not to the descriptor: all processes that share it are affected. A Unix
-    socket is left alone: its queue has no handshake to wait for.
+    The filter belongs to the socket, not to the descriptor: all processes that share it are affected. False where it
+    cannot be done: a Unix socket (its queue has no handshake to wait for), or a kernel that keeps such filters on TCP
+    for root (Linux since 2026); then what arrives between the last accept and the close is reset.
     """
     if sock.family == socket.AF_UNIX:
-        return
+        return False
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in _DROP_SYN))
     program = struct.pack("HP", len(_DROP_SYN), ctypes.addressof(code))
-    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+    except PermissionError:
+        return False
+    return True
 
 
 def queued(sock: socket.socket) -> int:
