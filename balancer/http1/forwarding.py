@@ -61,7 +61,7 @@ class Forwarder:
     def block(self, head: RequestHead) -> bytes:
         """Our field lines for `head`, each preceded by CRLF. Cached while the Host stays the same."""
         rare = head.rare
-        if rare is not PLAIN and (rare.via or (self.trusted and rare.forwarding)):
+        if not head.minor or (rare is not PLAIN and (rare.via or (self.trusted and rare.forwarding))):
             return self._merged(head)
         host = head.host_field
         if host == self._block_host:
@@ -148,7 +148,7 @@ class Forwarder:
         """Whether this request passed us before: our own entry stands in Via LOOP_LIMIT times."""
         if not head.rare.via or not self._via:
             return False
-        entries = [entry.strip(b" \t").split(b" ") for entry in head.rare.via.split(b",")]
+        entries = [entry.split() for entry in head.rare.via.split(b",")]
         return sum(1 for entry in entries if len(entry) > 1 and entry[1] == self._via) >= LOOP_LIMIT
 
 
@@ -159,7 +159,7 @@ def request_head(head: RequestHead, target: bytes, host: bytes | None, ours: byt
     rare = head.rare
     if host is not None:
         lines = replace_host(lines, host)
-    elif rare.no_host_line:
+    elif rare.host_from_target:
         lines = replace_host(lines, head.host_field)
     if edit is not None:
         lines = edit(lines)
@@ -185,8 +185,12 @@ def _own_lines(head: RequestHead, rare: RareFields) -> bytes:
 
 
 def replace_host(lines: bytes, host: bytes) -> bytes:
-    """`lines` (field lines, or a whole head) with `host` as their one Host line: where it stood, or first."""
-    at = lines.lower().find(b"\r\nhost:")
+    """`lines` with `host` as their one Host line: where it stood, or first.
+
+    `lines` are field lines, or a whole head, perhaps with the beginning of a body behind it, which is not searched.
+    """
+    head_end = lines.find(b"\r\n\r\n")
+    at = (lines if head_end < 0 else lines[:head_end]).lower().find(b"\r\nhost:")
     if at < 0:
         at = end = max(lines.find(b"\r\n"), 0)
     else:
@@ -200,9 +204,6 @@ def response_head(head: ResponseHead, minor: int, close: bool, date: bytes, edit
     lines = remaining_lines(raw, head.line_end, head.cuts) if head.cuts else raw[head.line_end : -4]
     if edit is not None:
         lines = edit(lines)
-    line_end = head.line_end
-    # "HTTP/1.1 200 X" at least: a lawful line of our version goes out as it came.
-    line = raw[:line_end] if raw[7] == 49 and line_end > 13 and raw[:line_end].isascii() else head.status_line
     extra = b""
     if head.upgrade and head.status == 101:
         extra = b"\r\nConnection: upgrade\r\nUpgrade: websocket"
@@ -217,4 +218,4 @@ def response_head(head: ResponseHead, minor: int, close: bool, date: bytes, edit
         extra += b"\r\nConnection: close"
     elif minor == 0 and head.status >= 200:
         extra += b"\r\nConnection: keep-alive"  # an HTTP/1.0 client that the listener grants it to
-    return b"".join((line, lines, extra, b"\r\n\r\n"))
+    return b"".join((head.status_line, lines, extra, b"\r\n\r\n"))

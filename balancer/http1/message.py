@@ -2,7 +2,6 @@
 
 import re
 
-from balancer.http1.answers import REASONS
 from balancer.http1.target import normalise_path, split_query
 
 # A body's length where it is no number of bytes.
@@ -23,7 +22,6 @@ OWN_OPTIONS = frozenset(
     (b"close", b"keep-alive", b"upgrade", b"te", b"")
 )  # connection options that name no other field
 _TOKEN = re.compile(TOKEN)
-_PLAIN_REASON = re.compile(rb"[\x20-\x7e\t]+")
 
 
 def cut_nominated(raw_lower: bytes, options: list[bytes], cuts: list[tuple[int, int]]) -> None:
@@ -45,8 +43,8 @@ class RareFields:
     __slots__ = (
         "continues",
         "forwarding",
+        "host_from_target",
         "max_forwards",
-        "no_host_line",
         "rewritten_length",
         "te_trailers",
         "upgrade",
@@ -56,8 +54,8 @@ class RareFields:
     def __init__(self) -> None:
         self.continues = False  # Expect: 100-continue, with a body
         self.forwarding: list[tuple[bytes, bytes]] = []
+        self.host_from_target = False  # the Host line has to be made anew from an absolute target
         self.max_forwards = -1  # of OPTIONS; -1 = not said
-        self.no_host_line = False  # the host is the target's; a Host line has to be made
         self.rewritten_length = False  # the Content-Length line was cut; a canonical one has to be made
         self.te_trailers = False
         self.upgrade = False  # to websocket, and lawful
@@ -145,16 +143,29 @@ class ResponseHead:
     """One response head. Treat as immutable once parsed.
 
     `cuts` as in RequestHead. `length`: NO_BODY, CHUNKED, UNTIL_CLOSE or a number of bytes, given the request's
-    method. `keep_alive`: the backend will take another request on this connection.
+    method. `keep_alive`: the backend will take another request on this connection. `status_line`: as it goes on, with
+    our version, the backend's code and reason (ours where it gave none), without CRLF.
     """
 
-    __slots__ = ("cuts", "has_date", "keep_alive", "length", "line_end", "raw", "rewritten_length", "status", "upgrade")
+    __slots__ = (
+        "cuts",
+        "has_date",
+        "keep_alive",
+        "length",
+        "line_end",
+        "raw",
+        "rewritten_length",
+        "status",
+        "status_line",
+        "upgrade",
+    )
 
     def __init__(
         self,
         raw: bytes,
         status: int,
         line_end: int,
+        status_line: bytes,
         length: int = UNTIL_CLOSE,
         cuts: list[tuple[int, int]] | None = None,
         has_date: bool = False,
@@ -162,18 +173,10 @@ class ResponseHead:
         self.raw = raw
         self.status = status
         self.line_end = line_end
+        self.status_line = status_line
         self.length = length
         self.cuts = cuts if cuts is not None else []
         self.has_date = has_date
         self.keep_alive = True
         self.upgrade = b""
         self.rewritten_length = False
-
-    @property
-    def status_line(self) -> bytes:
-        """Our version, the backend's code and reason (ours where it gave none), without CRLF."""
-        line = self.raw[: self.line_end]
-        reason = line[13:]
-        if not _PLAIN_REASON.fullmatch(reason):
-            reason = REASONS.get(self.status, b"Unknown")
-        return b"HTTP/1.1 %d %b" % (self.status, reason)

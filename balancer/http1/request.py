@@ -104,11 +104,11 @@ def _apply_target(head: RequestHead, method: bytes, target: bytes) -> None:
             raise ProtocolError(BAD_REQUEST, "Host differs from the authority of the target")
         if not head.host_field and head.minor:
             raise ProtocolError(BAD_REQUEST, "HTTP/1.1 without Host")
-        if not head.host_field:
+        if head.host_field != parsed.authority:  # there is none, or one in another case
             if head.rare is PLAIN:
                 head.rare = RareFields()
-            head.rare.no_host_line = True
-        head.host_field = parsed.authority
+            head.rare.host_from_target = True
+            head.host_field = parsed.authority
 
 
 def _read_fields(head: RequestHead, raw: bytes) -> None:

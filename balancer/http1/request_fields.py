@@ -60,7 +60,7 @@ class RequestFields:
         self.lengths = 1
         head.length = int(value)
         # A canonical line is its own re-serialisation; any other is cut and written anew.
-        if end - start != len(b"\r\ncontent-length: ") + len(value):
+        if head.raw[start + len(b"\r\ncontent-length") : end] != b": " + value:
             head.cuts.append((start, end))
             head.rare.rewritten_length = True
 
@@ -93,17 +93,18 @@ class RequestFields:
         head.rare.upgrade = head.method == b"GET"
 
     def _expect(self, start: int, end: int, value: bytes, _name: bytes) -> None:
+        if self.head.minor == 0:  # RFC 9110 10.1.1: ignored in HTTP/1.0
+            self.head.cuts.append((start, end))
+            return
         if self.expect is not None:
             raise ProtocolError(EXPECTATION_FAILED, "Expect is repeated")
         self.expect = (value, start, end)
 
     def _settle_expect(self, value: bytes, start: int, end: int) -> None:
         head = self.head
-        if head.minor == 0:  # RFC 9110 10.1.1: ignored in HTTP/1.0
-            head.cuts.append((start, end))
-        elif value.lower() != b"100-continue":
+        if value.lower() != b"100-continue":
             raise ProtocolError(EXPECTATION_FAILED, "only 100-continue can be expected")
-        elif head.length == NO_BODY:
+        if head.length == NO_BODY:
             head.cuts.append((start, end))
         else:
             head.rare.continues = True

@@ -8,6 +8,7 @@ import re
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from balancer.errors import BAD_RESPONSE, RESPONSE_HEAD_TOO_LARGE, ProtocolError
+from balancer.http1.answers import REASONS, STATUS_LINE
 from balancer.http1.message import CHUNKED, NO_BODY, PLAIN_LENGTH, UNTIL_CLOSE, ResponseHead, cut_nominated
 
 HEAD_BYTES = 80 * 1024  # h11's and llhttp's own order; nginx's 4 KiB is a famous 502
@@ -16,6 +17,10 @@ HEADER_COUNT = 200
 _FIELDS = re.compile(
     rb"\n(con(?:nection|tent-length)|transfer-encoding|keep-alive|proxy-connection|upgrade|te):([^\r]*)"
 )
+
+
+_KNOWN_LINES = frozenset(line[:-2] for line in STATUS_LINE.values())  # what nearly every backend sends
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?").fullmatch
 
 
 class _NoCallbacks:
@@ -36,20 +41,23 @@ def parse_response_head(raw: bytes, method: bytes) -> ResponseHead:
         pass  # 101 and answers to CONNECT: judged by the exchange
     except HttpParserError as error:
         raise ProtocolError(BAD_RESPONSE, str(error)) from None
-    version = raw[:9]
-    if version != b"HTTP/1.1 " and version != b"HTTP/1.0 ":
-        raise ProtocolError(BAD_RESPONSE, "not an HTTP/1 status line")
+    line_end = raw.find(b"\r\n")
+    line = raw[:line_end]
+    if line not in _KNOWN_LINES:
+        line = _lawful_line(line)
     status = int(raw[9:12])
     if raw.count(b"\n") - 2 > HEADER_COUNT:
         raise ProtocolError(RESPONSE_HEAD_TOO_LARGE, "more than 200 fields")
-    head = ResponseHead(raw, status, raw.find(b"\r\n"))
-    _read_fields(head, raw, version == b"HTTP/1.0 ")
+    head = ResponseHead(raw, status, line_end, line)
+    _read_fields(head, raw, raw[7] == 48)  # "0" of HTTP/1.0
     if status < 200 or status == 204:
         if head.length > 0 and status == 204:
             raise ProtocolError(BAD_RESPONSE, "204 with content")
         _without_body(head)
     elif method == b"HEAD" or status == 304:
-        head.rewritten_length = False
+        if head.rewritten_length:  # it frames nothing here, so the line stays as it came
+            head.cuts = [cut for cut in head.cuts if raw[cut[0] + 2 : cut[0] + 17].lower() != b"content-length:"]
+            head.rewritten_length = False
         head.length = NO_BODY
     elif status == 205 and head.length != NO_BODY:
         if head.length != UNTIL_CLOSE:
@@ -60,6 +68,20 @@ def parse_response_head(raw: bytes, method: bytes) -> ResponseHead:
     elif head.length == UNTIL_CLOSE:
         head.keep_alive = False
     return head
+
+
+def _lawful_line(line: bytes) -> bytes:
+    """The status line to send on: our version, the backend's code and reason, ours where there is none to show.
+
+    llhttp reads on over any byte of a reason, and takes codes below 100. Raises ProtocolError(BAD_RESPONSE).
+    """
+    match = _STATUS_LINE(line)
+    if match is None:
+        raise ProtocolError(BAD_RESPONSE, "not an HTTP/1 status line")
+    code, reason = match.groups()
+    if not reason or not reason.isascii():
+        reason = REASONS.get(int(code), b"Unknown")
+    return b"HTTP/1.1 %b %b" % (code, reason)
 
 
 def _without_body(head: ResponseHead) -> None:
@@ -88,7 +110,7 @@ def _read_fields(head: ResponseHead, raw: bytes, old: bool) -> None:
             if length != UNTIL_CLOSE or not PLAIN_LENGTH.fullmatch(value):
                 raise ProtocolError(BAD_RESPONSE, "Content-Length is repeated, not a plain number, or beside chunked")
             length = int(value)
-            if len(text) != len(value) + 1:
+            if text != b" " + value:
                 cuts.append((match.start() - 1, match.end()))
                 head.rewritten_length = True
             continue
@@ -100,7 +122,7 @@ def _read_fields(head: ResponseHead, raw: bytes, old: bool) -> None:
                 raise ProtocolError(BAD_RESPONSE, "a transfer coding other than one 'chunked' of HTTP/1.1")
             length = CHUNKED
         elif name == b"upgrade":
-            head.upgrade = value
+            head.upgrade = head.upgrade + b"," + value if head.upgrade else value
     if options is not None:
         keep_alive = options == b"keep-alive" or _connection_options(head, options, keep_alive)
     head.length = length

@@ -58,7 +58,13 @@ def test_via_of_others_passes_when_ours_is_off() -> None:
 
 def test_a_unix_peer_has_no_port_and_no_address() -> None:
     block = forwarder("", port=0).block(request(line=b"GET /x HTTP/1.0", host=b""))
-    assert block == b"\r\nX-Forwarded-For: unknown\r\nX-Forwarded-Proto: http\r\nVia: 1.1 edge"
+    assert block == b"\r\nX-Forwarded-For: unknown\r\nX-Forwarded-Proto: http\r\nVia: 1.0 edge"
+
+
+def test_via_says_the_version_of_each_request() -> None:
+    by = forwarder()
+    for version in (b"1.1", b"1.0", b"1.1"):
+        assert by.block(request(line=b"GET /x HTTP/" + version)).endswith(b"\r\nVia: " + version + b" edge")
 
 
 @pytest.mark.parametrize(
@@ -88,6 +94,7 @@ def test_our_own_entry_twice_in_via_is_a_loop() -> None:
     assert not by.loops(request())
     assert not by.loops(request(b"Via: 1.1 edge, 1.1 edge2\r\n"))
     assert by.loops(request(b"Via: 1.1 edge, 1.0 x\r\nVia: 1.1 edge (comment)\r\n"))
+    assert by.loops(request(b"Via: 1.1  edge , 1.0\tedge\r\n")), "any white space may stand between (RFC 9110 5.6.3)"
     assert not forwarder(via=b"").loops(request(b"Via: 1.1 edge, 1.1 edge\r\n"))
 
 
@@ -118,6 +125,15 @@ def test_host_is_replaced_where_it_stood_or_added_first() -> None:
     assert send(absolute) == b"GET /x HTTP/1.1\r\nHost: o\r\nA: b\r\n\r\n"
     assert replace_host(b"GET / HTTP/1.1\r\nA: b\r\n\r\n", b"n") == b"GET / HTTP/1.1\r\nHost: n\r\nA: b\r\n\r\n"
     assert replace_host(b"\r\nA: b\r\nhost: o", b"n") == b"\r\nA: b\r\nHost: n"
+    other_case = request(line=b"GET http://O/x HTTP/1.1", host=b"A: b\r\nhost: o\r\n")
+    assert send(other_case) == b"GET /x HTTP/1.1\r\nA: b\r\nHost: O\r\n\r\n"
+
+
+def test_a_host_line_in_a_body_is_no_host_line() -> None:
+    """A body that is changed is longer or shorter than its Content-Length says: the rest would be another request."""
+    body = b"\r\nHost: evil\r\n\r\nHOST: evil"
+    head = b"POST / HTTP/1.1\r\nA: b\r\n\r\n"
+    assert replace_host(head + body, b"n") == b"POST / HTTP/1.1\r\nHost: n\r\nA: b\r\n\r\n" + body
 
 
 def test_edits_see_the_remaining_lines_only() -> None:

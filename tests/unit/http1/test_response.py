@@ -47,6 +47,11 @@ def test_where_a_response_ends(line: bytes, lines: bytes, method: bytes, length:
     [
         (b"HTTP/2.0 200 OK", b""),
         (b"HTTP/1.1 20 OK", b""),
+        (b"HTTP/1.1 099 OK", b""),
+        (b"HTTP/1.1 000 OK", b""),
+        (b"HTTP/1.1 200 O\x00K", b""),
+        (b"HTTP/1.1 200 O\x01K", b""),
+        (b"HTTP/1.1 200 OK\x7f", b""),
         (b"HTTP/1.1 200 OK", b"Content-Length: 5\r\nContent-Length: 5\r\n"),
         (b"HTTP/1.1 200 OK", b"Content-Length: 05\r\n"),
         (b"HTTP/1.1 200 OK", b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"),
@@ -81,10 +86,25 @@ def test_hop_by_hop_and_named_fields_are_cut() -> None:
     assert head.has_date
 
 
-def test_a_length_that_is_not_canonical_is_written_anew() -> None:
-    head = parse(b"Content-Length: 5 \r\n")
-    assert head.rewritten_length
+@pytest.mark.parametrize("value", [b" 5 ", b"5", b"5 ", b"\t5", b"  5"])
+def test_a_length_that_is_not_canonical_is_written_anew(value: bytes) -> None:
+    head = parse(b"Content-Length:" + value + b"\r\n")
+    assert (head.length, head.rewritten_length) == (5, True)
     assert kept(head) == b""
+
+
+def test_a_length_that_frames_nothing_stays_as_it_came() -> None:
+    for head in (
+        parse(b"X: 1\r\ncontent-length:5 \r\n", method=b"HEAD"),
+        parse(b"X: 1\r\ncontent-length:5 \r\n", b"HTTP/1.1 304 Not Modified"),
+    ):
+        assert (head.length, head.rewritten_length) == (NO_BODY, False)
+        assert kept(head) == b"\r\nX: 1\r\ncontent-length:5 "
+
+
+def test_close_is_final_on_whatever_line_it_stands() -> None:
+    for lines in (b"close\r\nConnection: keep-alive", b"keep-alive\r\nConnection: x, close", b"Close\r\nConnection: x"):
+        assert not parse(b"Content-Length: 5\r\nConnection: " + lines + b"\r\n").keep_alive
 
 
 def test_framing_of_messages_without_a_body_is_dropped() -> None:
@@ -99,6 +119,11 @@ def test_101_is_parsed_with_its_upgrade() -> None:
     assert (head.status, head.upgrade) == (101, b"websocket")
 
 
+def test_two_lines_of_upgrade_are_one_list() -> None:
+    line = b"HTTP/1.1 101 Switching Protocols"
+    assert parse(b"Connection: upgrade\r\nUpgrade: h2c\r\nUpgrade: websocket\r\n", line).upgrade == b"h2c,websocket"
+
+
 @pytest.mark.parametrize(
     ("line", "out"),
     [
@@ -108,6 +133,8 @@ def test_101_is_parsed_with_its_upgrade() -> None:
         (b"HTTP/1.1 404", b"HTTP/1.1 404 Not Found"),
         (b"HTTP/1.1 299 ", b"HTTP/1.1 299 Unknown"),
         (b"HTTP/1.1 200 \xe9", b"HTTP/1.1 200 OK"),
+        (b"HTTP/1.1 200 Not\tOK", b"HTTP/1.1 200 Not\tOK"),
+        (b"HTTP/1.0 200 OK", b"HTTP/1.1 200 OK"),
     ],
 )
 def test_the_status_line_is_ours_with_the_backends_reason(line: bytes, out: bytes) -> None:
