@@ -24,6 +24,7 @@ from loadtest.statistics import Estimate, mean, ratio, verdict
 from loadtest.templates import HERE
 from loadtest.workloads import WORKLOADS, Workload
 
+_QUIET = 0.05  # share of the proxy's core that others may take before the table says so
 _PACKAGES = ("balancer", "uvloop", "httptools", "msgspec")
 
 
@@ -45,6 +46,9 @@ def print_workload(console: Console, workload: Workload, rows: Sequence[Row]) ->
         related = shown(ratio(row.costs, peer.costs), 2) if peer and peer is not row and min(peer.costs) > 0 else ""
         judged = verdict(row.costs, peer.costs) if peer and row.proxy == OURS else ""
         table.add_row(row.label, shown(mean(row.costs), 0 if idle else 1), related, *_further(row), judged)
+    busy = [one.others_share for row in rows for one in row.runs]
+    if busy and max(busy) > _QUIET:
+        table.caption = f"not a quiet machine: other processes took up to {max(busy):.0%} of the proxy's core"
     console.print(table)
 
 
