@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from loadtest.proxies import OURS, PEERS
 from loadtest.rounds import Row
-from loadtest.statistics import Estimate, mean, ratio
+from loadtest.statistics import ROUNDS_TO_WIN, Estimate, mean, ratio
 
 Results = Mapping[str, Sequence[Row]]
 
@@ -95,6 +95,8 @@ def rule(results: Results) -> list[Ruling]:
         text = "met" if met else "UNMET"
         if estimate.low <= gate.limit <= estimate.high:
             text += " (the interval spans the limit)"
+        if min(len(row.costs) for row in results[gate.workload]) < ROUNDS_TO_WIN:
+            met, text = False, f"{text}, but fewer than {ROUNDS_TO_WIN} rounds decide nothing"
         if gate.aim is not None:
             text += f"; aim {gate.aim:g} {'met' if estimate.value <= gate.aim else 'missed'}"
         rulings.append(Ruling(gate, met, text, estimate))
