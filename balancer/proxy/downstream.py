@@ -166,16 +166,20 @@ class Downstream(asyncio.Protocol):
         """The client reads slowly: stop the backend, and give the client `timeouts.send` to take some."""
         if self.exchange is not None:
             self.exchange.client_is_slow()
-        self._stalled_size = self.transport.get_write_buffer_size()
+        self._stalled_size = self._unsent()
+        if self.state == BUSY:
+            self.pause_reading()  # what it asks for next has to wait, too
         self._watch_until(monotonic() + self.listener.timeouts.send)
 
     def resume_writing(self) -> None:
         """It caught up."""
         self._stalled_size = -1
-        if self.state == AWAITING_HEAD:
-            self._watch_until(monotonic() + self.listener.timeouts.keepalive_idle)
         if self.exchange is not None:
             self.exchange.client_caught_up()
+        if self.state == AWAITING_HEAD:
+            self._next(monotonic())
+        else:
+            self.resume_reading()
 
     def on_deadline(self, now: float) -> None:
         """A timeout of the wheel."""
@@ -200,8 +204,13 @@ class Downstream(asyncio.Protocol):
         if deadline < self.slot_at and not self.closed:
             self.server.wheel.watch(self)
 
+    def _unsent(self) -> int:
+        """Bytes that the client has not taken: ours, and those in the kernel, which reports only large changes."""
+        sock = self.transport.get_extra_info("socket")
+        return self.transport.get_write_buffer_size() + (0 if sock is None else unacknowledged(sock.fileno()))
+
     def _judge_stalled(self, now: float) -> None:
-        size = self.transport.get_write_buffer_size()
+        size = self._unsent()
         if size < self._stalled_size:
             self._stalled_size = size
             self._watch_until(now + self.listener.timeouts.send)
@@ -258,6 +267,10 @@ class Downstream(asyncio.Protocol):
                     self._read_ahead(data[offset:])
                 return
             if self.state != AWAITING_HEAD or offset >= len(data):
+                return
+            if self._stalled_size >= 0:  # it does not read what it asked for: the rest has to wait
+                self._ahead = data[offset:]
+                self.pause_reading()
                 return
 
     def _skip_empty_lines(self, data: bytes, offset: int) -> int:
@@ -320,19 +333,15 @@ class Downstream(asyncio.Protocol):
             self._watch_until(monotonic() + self.listener.timeouts.body_idle)
             return
         self.state = BUSY
+        if self._stalled_size >= 0:
+            self.pause_reading()
         if end < len(data):
             self._read_ahead(data[end:])
 
     def _body_failed(self, outcome: Outcome) -> None:
-        """The body broke a rule, a limit or our patience: answer where nothing was said yet."""
-        exchange = self.exchange
-        assert exchange is not None
-        begun = exchange.status != 0
-        exchange.cancel(outcome)
-        if begun:
-            self.cut_off()
-        else:
-            self._refuse(outcome, counted=True)
+        """The body broke a rule, a limit or our patience: answer where nothing was said yet, else cut it off."""
+        assert self.exchange is not None
+        self.exchange.fail(outcome)
 
     # What the exchange calls.
 
@@ -432,7 +441,7 @@ class Downstream(asyncio.Protocol):
         self.state = LINGERING
         exchange.cancel()
 
-    def _refuse(self, outcome: Outcome, *, counted: bool = False) -> None:
+    def _refuse(self, outcome: Outcome) -> None:
         """Answer something that is no request we can serve, and close."""
         self._buffer = None
         if self.closed:
@@ -443,8 +452,7 @@ class Downstream(asyncio.Protocol):
             date=self.server.date.refresh(),
             fields=fields_for(outcome, outcome.status),
         )
-        if not counted:
-            report_refusal(self, outcome, len(out))
+        report_refusal(self, outcome, len(out))
         self.transport.write(out)
         if self.refused and not self.server.may_linger():
             self.close()
@@ -455,7 +463,9 @@ class Downstream(asyncio.Protocol):
         """At shutdown: an idle connection gets a FIN and is read for `seconds`; a busy one ends after its answer."""
         self.must_close = True
         if self.state == AWAITING_HEAD and self._buffer is None and not self.closed:
-            self._linger()
+            # The first request of a connection that was accepted a moment ago is on its way: it still gets its answer.
+            if self.requests:
+                self._linger()
             self._watch_until(monotonic() + seconds)
 
     def _linger(self) -> None:
