@@ -109,6 +109,7 @@ class Options(TypedDict, total=False):
     variant: str
     tls: bool
     splits: bool
+    extra: bool
     compared: frozenset[bytes]
     note: str
 
@@ -143,6 +144,7 @@ def case(
         variant=options.get("variant", "plain"),
         tls=options.get("tls", True),
         splits=options.get("splits", True),
+        extra=options.get("extra", False),
         compared=options.get("compared", frozenset()),
         note=options.get("note", ""),
     )
@@ -181,7 +183,14 @@ def bad_body(name: str, rows: str, body: bytes, *, valid: bytes = b"", **options
     return case(name, rows, head + body, (partial,), Own((400,), close=True), "closed", **options)
 
 
-BAD_GATEWAY = Own((502,), ((b"proxy-status", rb"edge; ?error=http_protocol_error.*"),))
+
+
+def proxy_status(error: str) -> tuple[tuple[bytes, bytes], ...]:
+    """The Proxy-Status field of an answer of ours: some name for us, then `error` (RFC 9209)."""
+    return ((b"proxy-status", rb"[A-Za-z][A-Za-z0-9_.\-]*; ?error=" + error.encode() + rb"(?:;.*)?"),)
+
+
+BAD_GATEWAY = Own((502,), proxy_status("http_protocol_error"))
 
 
 def bad_gateway(

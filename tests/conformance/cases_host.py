@@ -111,6 +111,7 @@ def _passed_on() -> list[Case]:
             request("GET /host-backend HTTP/1.1", "Accept: */*"),
             sent_on("GET /host-backend HTTP/1.1", "Accept: */*", host="<backend>", xhost="a"),
             OK,
+            upstream="any",
         ),
         case(
             "host-named",
@@ -118,6 +119,7 @@ def _passed_on() -> list[Case]:
             request("GET /host-named HTTP/1.1", "Accept: */*"),
             sent_on("GET /host-named HTTP/1.1", "Accept: */*", host="api.internal", xhost="a"),
             OK,
+            upstream="any",
         ),
         case(
             "host-named-in-place",
@@ -125,6 +127,7 @@ def _passed_on() -> list[Case]:
             request("GET /host-named HTTP/1.1", "Accept: */*", "Host: a", "X: y", host=None),
             sent_on("GET /host-named HTTP/1.1", "Accept: */*", "Host: api.internal", "X: y", host=None, xhost="a"),
             OK,
+            upstream="any",
         ),
     ]
 

@@ -9,6 +9,7 @@ from tests.conformance.build import (
     bad_gateway,
     case,
     chunked,
+    proxy_status,
     relayed,
     reply,
     request,
@@ -85,7 +86,7 @@ def _heads() -> list[Case]:
         bad_gateway("response-none", "4.2/9209-proxy-status", (Reply((), then="fin"),), Own((502,), _CONNECTION)),
         bad_gateway("response-reset", "4.2/9209-proxy-status", (Reply((), then="rst"),), Own((502,), _CONNECTION)),
         bad_gateway("response-half-a-head", "4.2/9209-proxy-status 4.1/9112-6.3-incomplete-body",
-                    (Reply((b"HTTP/1.1 200 OK\r\nContent-Le",), then="fin"),), Own((502,), ((b"proxy-status", rb"edge;.*"),))),
+                    (Reply((b"HTTP/1.1 200 OK\r\nContent-Le",), then="fin"),), Own((502,), _CONNECTION)),
         _simple("response-obs-text", "4.1/9110-5.5-field-value", reply(_LINE, DATE, "X: \x85\xff", "Y:", _TWO_BYTES, body=b"ok"),
                 _LINE, DATE, "X: \x85\xff", "Y:", _TWO_BYTES),
         _simple("response-field-bytes", "4.1/9110-5.5-field-value 4.2/9110-5.3-field-order",
@@ -97,7 +98,7 @@ def _heads() -> list[Case]:
     ]  # fmt: skip
 
 
-_CONNECTION = ((b"proxy-status", rb"edge; ?error=connection_terminated.*"),)
+_CONNECTION = proxy_status("connection_terminated")
 
 
 def _framing() -> list[Case]:
@@ -241,7 +242,8 @@ def _behind() -> list[Case]:
              relayed(_LINE, DATE, "Transfer-Encoding: chunked", framing="chunked"),
              script=reply(_LINE, DATE, "Transfer-Encoding: chunked", body=chunked(b"ok")) + evil, upstream="closed"),
         case("extra-response-pipelined", row, request() + request("GET /second HTTP/1.1"),
-             (sent_on(), sent_on("GET /second HTTP/1.1")), (OK, OK), script=(Reply((REPLY + evil,)), Reply((REPLY,)))),
+             (sent_on(), sent_on("GET /second HTTP/1.1")), (OK, OK), script=(Reply((REPLY + evil,)), Reply((REPLY,))), splits=False,
+             note="in pieces, the second answer could not be told from a rightful one"),
         case("extra-interim", row, request(), sent_on(), OK, script=REPLY + b"HTTP/1.1 100 Continue\r\n\r\n", upstream="closed"),
         later("octet", b"x"),
         later("response", evil),

@@ -58,6 +58,8 @@ class Verdict:
         self._answers()
         self._end()
         self._upstream()
+        if self.seen.probes > 1:
+            self._wrong("a request behind the last answer was served")
         if not self.seen.probe_answered:
             self._wrong("the request that followed was not answered")
         return self.problems
@@ -228,7 +230,7 @@ class Verdict:
                 self._wrong(f"own answer without {name.decode()}: {pattern.decode()} (has {message.values(name)})")
 
     def _end(self) -> None:
-        end, case_end = self.seen.client_end, self.case.end
+        end, case_end = self.seen.client_end or ("clean" if self.seen.lingering else ""), self.case.end
         if case_end == "broken" and self.seen.responses and self.seen.responses[0].status == 502:
             case_end = "stated"
         if case_end == "stated":

@@ -152,8 +152,22 @@ class Case:
     variant: str = "plain"
     tls: bool = True
     splits: bool = True
+    extra: bool = False  # the client sends more than is answered
     compared: frozenset[bytes] = frozenset()
     note: str = ""
+
+    @property
+    def lingers(self) -> bool:
+        """Whether a proxy may read on after its last answer, because more of the request may come.
+
+        Over TCP it says FIN at once all the same. TLS has no half-close: there its end may come later, and what
+        is checked is that it answers nothing more.
+        """
+        return bool(self.answers) and (
+            self.extra
+            or isinstance(self.answers[-1], Own)
+            or any(isinstance(entry, Partial) for entry in self.forwarded)
+        )
 
     @property
     def request_bytes(self) -> int:

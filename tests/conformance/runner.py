@@ -59,6 +59,8 @@ class Observation:
     probe_connection: int  # where the probe came in; -1 = never
     probe_answered: bool
     probed_on_client: bool
+    probes: int  # that reached the origin
+    lingering: bool  # the client's connection stands, said to be closed, and may do so (Case.lingers)
     values: dict[bytes, bytes] = field(default_factory=dict)
 
 
@@ -155,7 +157,10 @@ class Run:
         """Wait for the expected answers, and for the end of the connection where one is expected."""
         wanted = len(self.methods)
         if self.case.end == "closed":
-            await self.pulse.until(lambda: bool(wire.ended), PATIENCE)
+            await self.pulse.until(lambda: bool(wire.ended) or self._may_linger(wire), PATIENCE)
+            if not wire.ended:
+                await wire.send(PROBE)  # must be ignored: the verdict counts the probes that reached the origin
+                await wire.consumed()
             return
         if self.case.end == "broken":
             await self.pulse.until(lambda: bool(wire.ended) or self._is_502(wire), PATIENCE)
@@ -174,8 +179,13 @@ class Run:
             following = getattr(forwarded, "raw", b"")
             if following:
                 await self.pulse.until(self._origin_has(following), PATIENCE)
-        if self.case.end == "stated" and self._says_close(wire):
+        if self.case.end == "stated" and self._says_close(wire) and not self._may_linger(wire):
             await self.pulse.until(lambda: bool(wire.ended), PATIENCE)
+
+    def _may_linger(self, wire: Wire) -> bool:
+        """Everything is said, and this is a case in which a connection over TLS may stand for a while."""
+        lingers = self.mode.tls and self.case.lingers
+        return lingers and self._finals(wire) >= len(self.methods) and self._says_close(wire)
 
     def _says_close(self, wire: Wire) -> bool:
         found = [message for message in self._responses(wire)[0] if not message.interim]
@@ -220,7 +230,7 @@ class Run:
     def _note(self, wire: Wire, answered: bool, on_client: bool) -> Observation:
         origin = self.lane.origin
         number = {id(connection): index for index, connection in enumerate(origin.connections)}
-        arrived, probe = [], -1
+        arrived, probe, probes = [], -1, 0
         last: dict[int, Message] = {}
         for connection, start in origin.arrivals:
             message = connection.at(start)
@@ -229,6 +239,7 @@ class Run:
             last[index] = message
             if message.target == PROBE_TARGET:
                 probe = index
+                probes += 1
             else:
                 arrived.append(Arrived(index, message))
         fragments = {}
@@ -252,6 +263,8 @@ class Run:
             probe_connection=probe,
             probe_answered=answered,
             probed_on_client=on_client,
+            probes=probes,
+            lingering=not wire.ended and self._may_linger(wire),
             values={
                 b"<port>": b"%d" % self.address[1],
                 b"<proto>": b"https" if self.mode.tls else b"http",

@@ -48,6 +48,7 @@ class Session:
         self._loop = asyncio.new_event_loop()
         self._folder = tempfile.TemporaryDirectory(prefix="conformance-")
         self._lanes: list[Lane] = []
+        self._ahead: dict[str, asyncio.Task[list[str]]] = {}
         self._free: asyncio.Queue[Lane] = asyncio.Queue()
         self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._tls.check_hostname = False
@@ -75,6 +76,9 @@ class Session:
             self._free.put_nowait(self._lanes[-1])
 
     async def _stop(self) -> None:
+        for task in self._ahead.values():
+            task.cancel()
+        await asyncio.gather(*self._ahead.values(), return_exceptions=True)
         for lane in self._lanes:
             await lane.origin.stop()
         self.target.stop()
@@ -91,7 +95,17 @@ class Session:
 
     def problems(self, case: Case, modes: Iterable[Mode]) -> list[str]:
         """Run `case` in all `modes`, as many at a time as there are lanes; every problem, with its mode."""
-        return self._run(self._case(case, list(modes)))
+        task = self._ahead.pop(case.name, None)
+        return self._run(self._wait(task) if task else self._case(case, list(modes)))
+
+    @staticmethod
+    async def _wait(task: "asyncio.Task[list[str]]") -> list[str]:
+        return await task
+
+    def run_ahead(self, cases: Iterable[Case], modes: Callable[[Case], list[Mode]]) -> None:
+        """Let these cases run, in order, while `problems` waits for one of them: no lane is idle meanwhile."""
+        for case in cases:
+            self._ahead[case.name] = self._loop.create_task(self._case(case, modes(case)))
 
     async def _case(self, case: Case, modes: list[Mode]) -> list[str]:
         results = await asyncio.gather(*(self._one(case, mode) for mode in modes))

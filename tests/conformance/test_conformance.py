@@ -1,7 +1,8 @@
 """Black-box conformance of the daemon: every row has cases, every case holds in every way of sending its bytes."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -41,11 +42,12 @@ def test_the_full_tier_cuts_at_every_byte_over_both_transports() -> None:
 
 
 @pytest.fixture(scope="module")
-def session(require_program: object) -> Iterator[Session]:
-    """Our daemon before the lanes' origins."""
-    assert callable(require_program)
+def session(require_program: Callable[[str], Path], request: pytest.FixtureRequest) -> Iterator[Session]:
+    """Our daemon before the lanes' origins, with the quick tier's chosen cases under way."""
     require_program("openssl")
     with Session(BalancerTarget()) as started:
+        chosen = [item for item in request.session.items if getattr(item, "originalname", "") == "test_case"]
+        started.run_ahead((item.callspec.params["case"] for item in chosen if isinstance(item, pytest.Function)), quick_modes)
         yield started
 
 

@@ -29,7 +29,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "trusted": {"trusted_proxies": ["127.0.0.0/8", "10.0.0.0/8"]},
     "lenient": {"http10_keepalive": True, "half_close": "allow", "forwarded": True},
     "tight": {
-        "limits": {"head_bytes": 2048, "header_count": 20, "uri_bytes": 256, "max_body": 1000,
+        "limits": {"head_bytes": "2048B", "header_count": 20, "uri_bytes": "256B", "max_body": "1000B",
                    "max_requests_per_connection": 3},
         "timeouts": {"head": "1s", "body_idle": "1s", "keepalive_idle": "1s"},
     },
@@ -125,7 +125,11 @@ def _first_line(command: list[str]) -> str:
 
 def _bound_sockets(lanes: int) -> list[dict[tuple[str, bool], socket.socket]]:
     return [
-        {(variant, tls): socket.create_server(("127.0.0.1", 0), backlog=256) for variant in VARIANTS for tls in (False, True)}
+        {
+            (variant, tls): socket.create_server(("127.0.0.1", 0), backlog=256)
+            for variant in VARIANTS
+            for tls in (False, True)
+        }
         for _ in range(lanes)
     ]
 
@@ -346,7 +350,7 @@ class HAProxyTarget(_InheritingTarget):
         return self._addresses()
 
     _FRONTEND = (
-        "http-request deny deny_status 403 if { path_beg /private }",
+        "http-request deny deny_status 403 if { path /private } || { path_beg /private/ }",
         "http-request return status 200 content-type text/plain string by-client if { src 198.51.100.0/24 }",
         "http-request set-header X-Forwarded-Proto http if !{ ssl_fc }",
         "http-request set-header X-Forwarded-Proto https if { ssl_fc }",
