@@ -61,7 +61,7 @@ def parse_request_head(raw: bytes, uri_bytes: int, header_count: int) -> Request
         raise _verdict(raw, error) from None
     line_end = raw.find(b"\r\n")
     parts = raw[:line_end].split(b" ")
-    if len(parts) != 3:
+    if len(parts) != 3 or raw[0] < 33:  # llhttp skips CR and LF in front of a method
         raise ProtocolError(BAD_REQUEST, "request line is not METHOD SP target SP version")
     method, target, version = parts
     minor = 1
@@ -92,7 +92,7 @@ def parse_request_head(raw: bytes, uri_bytes: int, header_count: int) -> Request
 
 _REFUSED = frozenset((b"CONNECT", b"TRACE"))
 # Origin-form without anything that parse_target would refuse or change.
-_PLAIN_TARGET = re.compile(rb"/[^#\\]*").fullmatch
+_PLAIN_TARGET = re.compile(rb"/[!\"$-\[\]-~]*").fullmatch
 
 
 def _apply_target(head: RequestHead, method: bytes, target: bytes) -> None:

@@ -46,6 +46,16 @@ def test_a_plain_head_is_kept_byte_for_byte() -> None:
         (b"GET /x HTTP/1.1", b"Host:\r\n", errors.BAD_REQUEST),
         (b"GET /x HTTP/1.1", b"Host: a/b\r\n", errors.BAD_REQUEST),
         (b"GET /x#f HTTP/1.1", HOST, errors.BAD_REQUEST),
+        # llhttp takes a bare LF for the end of a line of HTTP/0.9, and what follows for a field.
+        (b"GET /x\nA:/ HTTP/1.1", HOST, errors.BAD_REQUEST),
+        (b"GET /x?y\nhttp://z/ HTTP/1.1", HOST, errors.BAD_REQUEST),
+        (b"GET http://a.example/\nA:/ HTTP/1.1", HOST, errors.BAD_REQUEST),
+        (b"GET /x\x7f HTTP/1.1", HOST, errors.BAD_REQUEST),
+        # It also skips CR and LF in front of a method.
+        (b"\nGET /x HTTP/1.1", HOST, errors.BAD_REQUEST),
+        (b"\rTRACE /x HTTP/1.1", HOST, errors.BAD_REQUEST),
+        (b"\n\nCONNECT /x HTTP/1.1", HOST, errors.BAD_REQUEST),
+        (b"GET /\xc3\xa9 HTTP/1.1", HOST, errors.BAD_REQUEST),
         (b"GET * HTTP/1.1", HOST, errors.BAD_REQUEST),
         (b"GET http://b/ HTTP/1.1", HOST, errors.BAD_REQUEST),
         (b"GET http://a.example/ HTTP/1.1", b"", errors.BAD_REQUEST),
