@@ -73,7 +73,7 @@ class ProxyServer:
         self.downstreams: set[Downstream] = set()
         self._snapshot: Snapshot | None = None
         self.handover: Handover | None = None  # set where there are other workers
-        self._listening: dict[int, tuple[asyncio.Server | SocketServer, socket.socket]] = {}
+        self._listening: dict[int, tuple[str, asyncio.Server | SocketServer, socket.socket]] = {}
         self._keys = itertools.count(1)
         self._per_client: dict[tuple[str, str], int] = {}
         self._refused_open = 0
@@ -151,7 +151,7 @@ class ProxyServer:
                 factory, sock=sock, backlog=BACKLOG, ssl=plan.tls, ssl_handshake_timeout=handshake
             )
         key = next(self._keys)
-        self._listening[key] = (server, sock)
+        self._listening[key] = (listener, server, sock)
         return key
 
     async def adopt(self, listener: str, connection: socket.socket) -> None:
@@ -167,7 +167,7 @@ class ProxyServer:
 
     async def unlisten(self, key: int) -> None:
         """Stop accepting on one socket without waiting for its queue: another process goes on with it."""
-        server, _ = self._listening.pop(key)
+        _, server, _ = self._listening.pop(key)
         server.close()
 
     # Connections.
@@ -276,15 +276,20 @@ class ProxyServer:
     async def stop_listening(self) -> None:
         """Phase 2: let nothing new into the queues, accept what is in them, close; FIN to idle connections."""
         self.closing = True
-        for _, sock in self._listening.values():
+        listening = list(self._listening.values())
+        self._listening.clear()
+        for _, _, sock in listening:
             sockets.refuse_new(sock)
         give_up = monotonic() + QUEUE_SECONDS
-        while any(sockets.queued(sock) for _, sock in self._listening.values()) and monotonic() < give_up:
+        while any(sockets.queued(sock) for _, _, sock in listening) and monotonic() < give_up:
             await asyncio.sleep(QUEUE_POLL)
-        await asyncio.sleep(QUEUE_POLL)  # what was accepted last is now a connection
-        for server, _ in self._listening.values():
+        last = []
+        for listener, server, sock in listening:
+            # Where new ones cannot be refused, they may still come: no turn of the loop between last look and close.
+            last += [self.adopt(listener, connection) for connection in sockets.accept_all(sock)]
             server.close()
-        self._listening.clear()
+        await asyncio.gather(*last, return_exceptions=True)  # an OSError: that client is gone
+        await asyncio.sleep(QUEUE_POLL)  # what was accepted last is now a connection
         for downstream in list(self.downstreams):
             downstream.say_goodbye(GOODBYE_SECONDS)
 

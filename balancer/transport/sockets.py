@@ -115,6 +115,17 @@ def queued(sock: socket.socket) -> int:
     return int(waiting)
 
 
+def accept_all(sock: socket.socket) -> list[socket.socket]:
+    """Everything in the queue of a non-blocking listening socket, non-blocking. Without descriptors, what there was."""
+    accepted = []
+    with contextlib.suppress(OSError):
+        while True:
+            connection, _ = sock.accept()
+            connection.setblocking(False)
+            accepted.append(connection)
+    return accepted
+
+
 def _bind_tcp(bind: Bind, port: int, *, exclusive: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in bind.host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
