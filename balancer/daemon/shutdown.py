@@ -20,6 +20,7 @@ log = structlog.get_logger()
 
 QUIET = 2.0  # without a new connection for so long, whoever sends traffic here has noticed
 _LOOK_EVERY = 0.1
+_HANDSHAKE = 0.25  # a client far away has sent its SYN: its ACK comes a round trip later and finds an open door
 _LATE = 5.0  # beyond a worker's own deadline, before it is killed
 
 
@@ -30,8 +31,9 @@ async def shut_down(config: Config, workers: Workers, bindings: Bindings) -> Non
     await workers.everywhere(Drain("announce"), COMMAND_TIMEOUT)
     await _until_quiet(config.shutdown_delay, workers)
     log.info(events.DAEMON_STOPPING, phase="stop_listening")
-    for each in bindings.all():
-        refuse_new(each.sock)
+    refused = [refuse_new(each.sock) for each in bindings.all()]
+    if any(refused):
+        await asyncio.sleep(_HANDSHAKE)
     for listener, address in bindings.announced:
         log.info(events.LISTENER_CLOSED, listener=listener, address=address)
     bindings.close()

@@ -343,10 +343,10 @@ def test_a_stop_under_load_loses_nothing_before_the_listeners_close(tmp_path: Pa
             daemon.process.send_signal(signal.SIGTERM)
             assert wait_until(lambda: get(daemon.admin_address, "/readyz")[0] == 503, PATIENCE)
             assert daemon.process.wait(PATIENCE) == 0
-        closed = event_time(next(e for e in daemon.events("daemon.stop_requested") if e["phase"] == "finish"))
+        closing = next(e for e in daemon.events("daemon.stop_requested") if e["phase"] == "stop_listening")
         assert load.connected > 32, "they were told to close, and came again"
         assert [failure for failure in load.failures if failure.kind != "refused"] == []
-        assert [failure for failure in load.failures if failure.at < closed] == []
+        assert [failure for failure in load.failures if failure.at < event_time(closing)] == []
 
 
 def test_exchanges_under_way_are_finished_and_then_it_is_gone(tmp_path: Path, origin: int) -> None:
