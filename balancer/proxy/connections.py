@@ -1,8 +1,11 @@
 """The connections of this worker to one backend: idle ones to reuse, newest first, and new ones to open."""
 
 import asyncio
+import fcntl
 import select
 import ssl
+import sys
+import termios
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -31,6 +34,11 @@ def readable(fd: int) -> bool:
         return bool(_poll.poll(0))
     finally:
         _poll.unregister(fd)
+
+
+def unacknowledged(fd: int) -> int:
+    """Bytes written to the socket `fd` that the peer's kernel has not taken (tcp(7), SIOCOUTQ)."""
+    return int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
 class ConnectError(Exception):

@@ -27,6 +27,7 @@ from balancer.http1.forwarding import Forwarder
 from balancer.http1.message import RequestHead
 from balancer.http1.request import check_partial_head, parse_request_head
 from balancer.proxy.answering import fields_for
+from balancer.proxy.connections import unacknowledged
 from balancer.proxy.exchange import Exchange
 from balancer.proxy.report import report_refusal
 from balancer.proxy.upstream import HIGH_WATER
@@ -177,7 +178,8 @@ class Downstream(asyncio.Protocol):
         if self.exchange is not None:
             self.exchange.client_caught_up()
         if self.state == AWAITING_HEAD:
-            self._next(monotonic())
+            self._watch_until(monotonic() + self.listener.timeouts.keepalive_idle)
+            self._go_on()
         else:
             self.resume_reading()
 
@@ -364,16 +366,20 @@ class Downstream(asyncio.Protocol):
                 self.close()
             return
         self.state = AWAITING_HEAD
+        if self._stalled_size >= 0:
+            return  # `timeouts.send` goes on, and the next request begins when it reads again
         self.deadline = deadline = now + self.listener.timeouts.keepalive_idle
         if deadline < self.slot_at:
             self.server.wheel.watch(self)
-        ahead = self._ahead
+        if self._ahead or self._paused:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Take the next request, which may have come ahead of its turn."""
+        ahead, self._ahead = self._ahead, b""
+        self.resume_reading()
         if ahead:
-            self._ahead = b""
-            self.resume_reading()
             self._process(ahead)
-        elif self._paused:
-            self.resume_reading()
 
     def cut_off(self) -> None:
         """End a response that cannot be finished so that nobody takes it for complete: a reset, not a FIN."""
@@ -406,7 +412,9 @@ class Downstream(asyncio.Protocol):
     def resume_reading(self) -> None:
         """Read on."""
         if self._paused and not self.closed and not self.transport.is_closing():
-            if self.state == BUSY and (len(self._ahead) > AHEAD_BYTES or b"\r\n\r\n" in self._ahead):
+            if self.state == BUSY and (
+                self._stalled_size >= 0 or len(self._ahead) > AHEAD_BYTES or b"\r\n\r\n" in self._ahead
+            ):
                 return
             self._paused = False
             self.transport.resume_reading()

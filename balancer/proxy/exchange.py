@@ -369,6 +369,9 @@ class Exchange:
             self.attempt.upstream.pause_reading()
 
     def client_caught_up(self) -> None:
-        """The client's write buffer drained."""
-        if self.attempt.upstream is not None:
-            self.attempt.upstream.resume_reading()
+        """The client's write buffer drained. What the backend owes, it owes from now on."""
+        upstream = self.attempt.upstream
+        if upstream is not None:
+            upstream.resume_reading()
+            if upstream.state == IN_BODY:
+                upstream.watch_until(deadline_after(upstream.connections.timeouts.body_idle))

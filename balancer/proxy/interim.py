@@ -34,11 +34,13 @@ def pass_on(exchange: "Exchange", upstream: Upstream, head: ResponseHead, data: 
         exchange.fail(BAD_RESPONSE, f"more than {INTERIM_MAX} interim responses")
         return
     exchange.attempt.seen()
-    said, exchange.continued = exchange.continued, False
-    if exchange.continue_timer is not None:
-        exchange.continue_timer.cancel()
-        exchange.continue_timer = None
-    if exchange.head.minor == 1 and not (head.status == 100 and said):
+    said = False
+    if head.status == 100:  # 103 is no answer to Expect
+        said, exchange.continued = exchange.continued, False
+        if exchange.continue_timer is not None:
+            exchange.continue_timer.cancel()
+            exchange.continue_timer = None
+    if exchange.head.minor == 1 and not said:
         out = response_head(head, 1, False, b"", None)
         exchange.bytes_out += len(out)
         exchange.downstream.transport.write(out)
@@ -51,7 +53,7 @@ def pass_on(exchange: "Exchange", upstream: Upstream, head: ResponseHead, data: 
 def continue_anyway(exchange: "Exchange") -> None:
     """The backend said nothing to Expect: let the body come, as RFC 9110 10.1.1 lets a client do by itself."""
     exchange.continue_timer = None
-    if exchange.status == 0 and exchange.interims == 0:
+    if exchange.status == 0:
         exchange.continued = True
         exchange.bytes_out += len(CONTINUE)
         exchange.downstream.transport.write(CONTINUE)

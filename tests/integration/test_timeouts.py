@@ -1,0 +1,452 @@
+"""Every timeout ends what it is for, within its bound, with the right answer and the right word in the log."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+
+from tests.support.scripted import CutError, Message, Origin, Scene, Talk, elapsed_since, eventually, ok, request
+
+SLACK = 2.5  # seconds past a timeout: a busy machine; every other timeout in reach is longer
+BIG = 24 * 1024 * 1024  # more than the buffers between origin and a client that does not read
+
+
+@pytest.fixture(scope="module")
+def origin() -> Iterator[Origin]:
+    with Origin() as origin:
+        yield origin
+
+
+@pytest.fixture(scope="module")
+def full_backlog() -> Iterator[int]:
+    """A port where connecting neither succeeds nor fails."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        port = listener.getsockname()[1]
+        waiting = []
+        for _ in range(4):
+            sock = socket.socket()
+            sock.setblocking(False)
+            sock.connect_ex(("127.0.0.1", port))
+            waiting.append(sock)
+        yield port
+        for sock in waiting:
+            sock.close()
+
+
+@pytest.fixture(scope="module")
+def scene(origin: Origin, full_backlog: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    backends = [f"127.0.0.1:{origin.port}"]
+    idle = {"keepalive": {"idle": "300ms"}}
+    bind = {"bind": "127.0.0.1:0"}
+    scene = Scene(
+        {
+            "listeners": {
+                "plain": bind,
+                "head": {**bind, "timeouts": {"head": "700ms"}},
+                "body": {**bind, "timeouts": {"body_idle": "600ms"}},
+                "idle": {**bind, "timeouts": {"keepalive_idle": "500ms", "head": "3s"}},
+                "send": {**bind, "timeouts": {"send": "800ms"}},
+                "once": {**bind, "limits": {"max_requests_per_connection": 1}, "timeouts": {"send": "20s"}},
+            },
+            "routes": [
+                {"name": "connect", "match": {"path_prefix": "/connect"}, "pool": "unreachable"},
+                {"name": "first", "match": {"path_prefix": "/first"}, "pool": "first"},
+                {"name": "idle", "match": {"path_prefix": "/idle"}, "pool": "idle"},
+                {"name": "timed", "match": {"path_prefix": "/timed"}, "pool": "web", "timeout": "600ms"},
+                {
+                    "name": "timed-connect",
+                    "match": {"path_prefix": "/never"},
+                    "pool": "slow-connect",
+                    "timeout": "400ms",
+                },
+                {"name": "tunnel", "match": {"path_prefix": "/tunnel"}, "pool": "tunnel"},
+                {"name": "all", "pool": "web"},
+            ],
+            "pools": {
+                "web": {"backends": backends, **idle},
+                "unreachable": {"backends": [f"127.0.0.1:{full_backlog}"], "timeouts": {"connect": "400ms"}},
+                "slow-connect": {"backends": [f"127.0.0.1:{full_backlog}"]},
+                "first": {"backends": backends, "timeouts": {"first_byte": "500ms"}, **idle},
+                "idle": {"backends": backends, "timeouts": {"body_idle": "1s"}, **idle},
+                "tunnel": {"backends": backends, "tunnel_idle": "600ms", **idle},
+            },
+        },
+        tmp_path_factory.mktemp("timeouts"),
+    )
+    yield scene
+    try:
+        scene.assert_at_rest()
+    finally:
+        scene.close()
+
+
+def silent(talk: Talk, _: Message) -> None:
+    """Say nothing until the other side goes."""
+    talk.rest()
+
+
+def trickle_until_answer(client: Talk, piece: bytes) -> bytes:
+    """Send `piece` again and again until the other side ends; what it said."""
+    got: list[bytes] = []
+    reader = threading.Thread(target=lambda: got.append(client.rest()[0]))
+    reader.start()
+    while reader.is_alive():
+        with suppress(OSError):
+            client.send(piece)
+        reader.join(0.05)
+    return got[0]
+
+
+# The client's side.
+
+
+def test_a_head_that_trickles_in_ends_with_408_at_the_absolute_bound(scene: Scene) -> None:
+    start = time.monotonic()
+    with scene.connect("head") as client:
+        client.send("GET /trickled HTTP/1.1\r\nHost: a\r\nX-Slow: ")
+        answer = trickle_until_answer(client, b"a")
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"\r\nConnection: close\r\n" in answer
+    assert 0.6 <= elapsed_since(start) < 0.7 + SLACK
+    assert scene.logged(listener="head", reason="head_timeout")["status"] == 408
+    assert scene.ended("head", "head_timeout") >= 1
+
+
+def test_a_head_of_one_line_after_another_has_the_same_bound(scene: Scene) -> None:
+    start = time.monotonic()
+    with scene.connect("head") as client:
+        client.send("GET / HTTP/1.1\r\n")
+        assert trickle_until_answer(client, b"X-A: 1\r\n").startswith(b"HTTP/1.1 408 ")
+    assert elapsed_since(start) < 0.7 + SLACK
+
+
+def test_the_bound_of_a_second_head_counts_from_its_own_first_byte(scene: Scene, origin: Origin) -> None:
+    with scene.connect("head") as client:
+        client.send(request("/a")).response()
+        client.send("GET /b HTTP/1.1\r\n")
+        assert client.response().status == 408
+
+
+def test_a_connection_without_a_byte_is_closed_in_silence(scene: Scene) -> None:
+    start = time.monotonic()
+    with scene.connect("head") as client:
+        assert client.rest() == (b"", "fin")
+    assert 0.6 <= elapsed_since(start) < 0.7 + SLACK
+
+
+def test_empty_lines_do_not_put_the_bound_off(scene: Scene) -> None:
+    start = time.monotonic()
+    with scene.connect("head") as client:
+        client.send("\r\n")
+        client.rest()
+    assert elapsed_since(start) < 0.7 + SLACK
+
+
+def test_an_idle_connection_is_closed_in_silence(scene: Scene) -> None:
+    with scene.connect("idle") as client:
+        client.send(request("/x")).response()
+        start = time.monotonic()
+        assert client.rest() == (b"", "fin")
+        assert 0.4 <= elapsed_since(start) < 0.5 + SLACK
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 10", "Transfer-Encoding: chunked"])
+def test_silence_inside_a_request_body_is_408(scene: Scene, origin: Origin, framing: str) -> None:
+    path = f"/body-idle-{framing[0]}"
+    origin.on(path, silent, head_only=True)
+    start = time.monotonic()
+    with scene.connect("body") as client:
+        client.send(f"POST {path} HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n3\r\n")
+        answer = client.response()
+    assert answer.status == 408
+    assert answer.field("connection") == "close"
+    assert 0.5 <= elapsed_since(start) < 0.6 + SLACK
+    line = scene.logged(target=path)
+    assert (line["status"], line["reason"], line["ended_by"], line["phase"]) == (
+        408,
+        "body_timeout",
+        "downstream",
+        "request_body",
+    )
+    assert line["bytes_out"] > 0, "the answer was sent, so it counts"
+
+
+def test_a_body_that_keeps_coming_is_not_cut(scene: Scene) -> None:
+    with scene.connect("body") as client:
+        client.send("POST /slow-body HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\n")
+        for _ in range(8):
+            client.send("a")
+            threading.Event().wait(0.15)  # the pause is what is tested: 1.2 s in all, each below 600 ms
+        assert client.response().status == 200
+
+
+def big(talk: Talk, _: Message) -> bool:
+    talk.send(f"HTTP/1.1 200 OK\r\nContent-Length: {BIG}\r\n\r\n")
+    for _ in range(BIG // (1 << 20)):
+        talk.send(b"x" * (1 << 20))
+    return True
+
+
+def test_a_client_that_stops_reading_is_cut_within_the_bound(scene: Scene, origin: Origin) -> None:
+    origin.on("/stall", big)
+    with scene.connect("send", small=True) as client:
+        client.send(request("/stall"))
+        client.until(b"\r\n\r\n")
+        start = time.monotonic()
+        line = scene.logged(target="/stall")
+        assert 0.5 < elapsed_since(start) < 0.8 + 0.8 + SLACK
+        assert (line["reason"], line["status"], line["ended_by"]) == ("client_stalled", 200, "downstream")
+        body, how = client.rest()
+        assert len(body) < BIG
+        del how
+
+
+def test_a_client_that_asks_but_never_reads_is_cut_within_the_bound(scene: Scene, origin: Origin) -> None:
+    """Also where a response ended in our buffer: the bound is still `send`, not `keepalive_idle`."""
+    for megabytes in range(1, 12):
+        origin.on(f"/unread-{megabytes}", lambda talk, _, size=megabytes << 20: bool(talk.send(ok(b"y" * size))))
+    with scene.connect("send", small=True) as client:
+        client.send(b"".join(request(f"/unread-{megabytes}") for megabytes in range(1, 12)))
+        assert eventually(lambda: scene.ended("send", "client_stalled") >= 2, 0.8 * 2 + SLACK), "still open"
+
+
+def test_a_client_that_reads_slowly_but_reads_is_not_cut(scene: Scene, origin: Origin) -> None:
+    origin.on("/slow-reader", big)
+    with scene.connect("send", small=True) as client:
+        client.send(request("/slow-reader"))
+        head = client.head()
+        assert head.status == 200
+        left, until = BIG - len(client.buffer), time.monotonic() + 2.4
+        client.buffer = b""
+        while time.monotonic() < until:
+            left -= len(client.sock.recv(4096))
+            threading.Event().wait(0.02)
+        left -= len(client.exactly(left))
+        assert left == 0
+
+
+def test_a_pause_at_the_end_of_the_last_response_does_not_truncate_it(scene: Scene, origin: Origin) -> None:
+    """`send` is 20 s here, so a client may look away for longer than the 5 s of a lingering close."""
+    size = 6 << 20
+
+    def script(talk: Talk, _: Message) -> None:
+        talk.send(ok(b"z" * size))
+
+    origin.on("/paused", script)
+    with scene.connect("once", small=True) as client:
+        client.send(request("/paused"))
+        assert client.head().field("connection") == "close"
+        threading.Event().wait(6.0)  # the pause is what is tested
+        assert len(client.exactly(size)) == size
+
+
+# The backend's side.
+
+
+def test_a_connect_that_does_not_end_is_504(scene: Scene) -> None:
+    start = time.monotonic()
+    assert scene.ask("plain", "/connect").status == 504
+    assert 0.3 < elapsed_since(start) < 0.4 + SLACK
+    line = scene.logged(target="/connect")
+    assert (line["reason"], line["phase"], line["ended_by"]) == ("connect_timeout", "connect", "upstream")
+    assert scene.metric("balancer_upstream_connects_total", pool="unreachable", result="timeout") >= 1
+
+
+def test_no_first_byte_is_504(scene: Scene, origin: Origin) -> None:
+    origin.on("/first/silent", silent)
+    start = time.monotonic()
+    assert scene.ask("plain", "/first/silent").status == 504
+    assert 0.4 < elapsed_since(start) < 0.5 + SLACK
+    line = scene.logged(target="/first/silent")
+    assert (line["reason"], line["phase"], line["status"]) == ("first_byte_timeout", "response_head", 504)
+
+
+def test_half_a_head_is_504(scene: Scene, origin: Origin) -> None:
+    def script(talk: Talk, _: Message) -> None:
+        talk.send("HTTP/1.1 200 OK\r\nContent-")
+        talk.rest()
+
+    origin.on("/first/half", script)
+    assert scene.ask("plain", "/first/half").status == 504
+
+
+def test_a_slow_upload_does_not_count_as_silence_of_the_backend(scene: Scene, origin: Origin) -> None:
+    with scene.connect("plain") as client:
+        client.send("POST /first/upload HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n")
+        for _ in range(5):
+            threading.Event().wait(0.2)  # a second in all, twice first_byte
+            client.send("a")
+        assert client.response().status == 200
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 100", "Transfer-Encoding: chunked", "X-Until: close"])
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_silence_inside_a_response_is_a_reset_for_the_client(
+    scene: Scene, origin: Origin, framing: str, version: str
+) -> None:
+    path = f"/idle/{framing[0]}{version}"
+
+    def script(talk: Talk, _: Message) -> None:
+        talk.send(f"HTTP/1.1 200 OK\r\n{framing}\r\n\r\n3\r\nabc\r\n")
+        talk.rest()
+
+    origin.on(path, script)
+    start = time.monotonic()
+    with scene.connect("plain") as client:
+        client.send(f"GET {path} HTTP/{version}\r\nHost: a\r\n\r\n")
+        got, how = client.rest()
+    assert got.startswith(b"HTTP/1.1 200 ")
+    assert how == "reset", "a FIN could be taken for the end of the body"
+    assert 0.8 < elapsed_since(start) < 1.0 + SLACK
+    line = scene.logged(target=path)
+    assert (line["reason"], line["status"], line["phase"]) == ("body_idle_timeout", 200, "response_body")
+
+
+# The whole exchange.
+
+
+def test_the_exchange_timeout_is_504_while_nothing_was_sent(scene: Scene, origin: Origin) -> None:
+    origin.on("/timed/silent", silent)
+    start = time.monotonic()
+    assert scene.ask("plain", "/timed/silent").status == 504
+    assert 0.5 < elapsed_since(start) < 0.6 + SLACK
+    line = scene.logged(target="/timed/silent")
+    assert (line["reason"], line["ended_by"], line["status"]) == ("exchange_timeout", "internal", 504)
+
+
+def test_the_exchange_timeout_covers_connecting(scene: Scene) -> None:
+    start = time.monotonic()
+    assert scene.ask("plain", "/never").status == 504
+    assert elapsed_since(start) < 0.4 + SLACK
+    assert scene.logged(target="/never")["reason"] == "exchange_timeout"
+
+
+def test_the_exchange_timeout_covers_an_upload(scene: Scene, origin: Origin) -> None:
+    origin.on("/timed/upload", silent, head_only=True)
+    with scene.connect("plain") as client:
+        client.send("POST /timed/upload HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc")
+        assert client.response().status == 504
+
+
+def test_the_exchange_timeout_cuts_a_response_that_has_begun(scene: Scene, origin: Origin) -> None:
+    def script(talk: Talk, _: Message) -> None:
+        talk.send("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+        for _ in range(100):  # never silent for long
+            talk.send("a")
+            threading.Event().wait(0.05)
+
+    origin.on("/timed/begun", script)
+    start = time.monotonic()
+    with scene.connect("plain") as client:
+        client.send(request("/timed/begun"))
+        assert client.head().status == 200
+        assert client.rest()[1] == "reset"
+    assert 0.5 < elapsed_since(start) < 0.6 + SLACK
+    line = scene.logged(target="/timed/begun")
+    assert (line["reason"], line["status"]) == ("exchange_timeout", 200)
+
+
+def test_an_exchange_in_time_leaves_no_timer_to_the_next(scene: Scene, origin: Origin) -> None:
+    with scene.connect("plain") as client:
+        assert client.send(request("/timed/a")).response().status == 200
+        origin.on("/longer", lambda talk, _: threading.Event().wait(1.0) or bool(talk.send(ok())))
+        assert client.send(request("/longer")).response().status == 200
+
+
+def test_a_silent_tunnel_ends(scene: Scene, origin: Origin) -> None:
+    ended: list[tuple[bytes, str]] = []
+
+    def script(talk: Talk, _: Message) -> None:
+        talk.send("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+        ended.append(talk.rest())
+
+    origin.on("/tunnel/silent", script)
+    with scene.connect("plain") as client:
+        client.send(request("/tunnel/silent", "Connection: upgrade", "Upgrade: websocket"))
+        assert client.head().status == 101
+        threading.Event().wait(0.4)
+        client.send("still here")  # puts it off
+        start = time.monotonic()
+        assert client.rest()[0] == b""
+    assert 0.5 < elapsed_since(start) < 0.6 + SLACK
+    line = scene.logged(target="/tunnel/silent")
+    assert (line["reason"], line["status"], line["phase"]) == ("tunnel_idle", 101, "tunnel")
+    assert ended[0][0] == b"still here"
+
+
+# Expect: 100-continue.
+
+
+def upload(scene: Scene, path: str) -> tuple[list[int], float]:
+    """The statuses that a client gets that waits for 100 before its body, and how long the first took."""
+    start = time.monotonic()
+    with scene.connect("plain") as client:
+        client.send(request(path, "Expect: 100-continue", "Content-Length: 3", method="POST"))
+        statuses = [client.response(interim=True).status]
+        took = elapsed_since(start)
+        while statuses[-1] not in (100, 200):
+            statuses.append(client.response(interim=True).status)
+        if statuses[-1] == 100:
+            client.send("abc")
+        while statuses[-1] < 200:
+            statuses.append(client.response("POST", interim=True).status)
+    return statuses, took
+
+
+def test_a_backend_that_ignores_expect_gets_the_body_after_a_second(scene: Scene, origin: Origin) -> None:
+    statuses, took = upload(scene, "/expect/ignored")
+    assert statuses == [100, 200]
+    assert 0.9 < took < 1.0 + SLACK
+    assert origin.seen("/expect/ignored")[0].body == b"abc"
+
+
+def test_a_backend_that_says_100_is_heard_once_and_at_once(scene: Scene, origin: Origin) -> None:
+    def script(talk: Talk, _: Message) -> bool:
+        talk.send("HTTP/1.1 100 Continue\r\n\r\n")
+        assert talk.exactly(3) == b"abc"
+        talk.send(ok())
+        return True
+
+    origin.on("/expect/heard", script, head_only=True)
+    statuses, took = upload(scene, "/expect/heard")
+    assert statuses == [100, 200]
+    assert took < 0.9
+
+
+def test_a_backend_that_says_100_late_is_not_heard_twice(scene: Scene, origin: Origin) -> None:
+    def script(talk: Talk, _: Message) -> bool:
+        assert talk.exactly(3) == b"abc"
+        talk.send("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n" + ok().decode())
+        return True
+
+    origin.on("/expect/late", script, head_only=True)
+    assert upload(scene, "/expect/late")[0] == [100, 103, 200]
+
+
+def test_early_hints_do_not_stand_for_100(scene: Scene, origin: Origin) -> None:
+    def script(talk: Talk, _: Message) -> bool:
+        talk.send("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")
+        assert talk.exactly(3) == b"abc"
+        talk.send(ok())
+        return True
+
+    origin.on("/expect/hints", script, head_only=True)
+    assert upload(scene, "/expect/hints")[0] == [103, 100, 200]
+
+
+def test_a_refused_expectation_needs_no_100(scene: Scene, origin: Origin) -> None:
+    origin.on(
+        "/expect/refused",
+        lambda talk, _: bool(talk.send(ok(status="413 Content Too Large"))),
+        head_only=True,
+    )
+    with scene.connect("plain") as client:
+        client.send(request("/expect/refused", "Expect: 100-continue", "Content-Length: 3", method="POST"))
+        answer = client.response("POST", interim=True)
+        assert answer.status == 413
+        assert answer.field("connection") == "close"
+        with pytest.raises(CutError):
+            client.response()
