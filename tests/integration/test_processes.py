@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import sys
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.certificates import issued
 from tests.support.daemon import Daemon, DaemonFailedError, is_alive, wait_until
 from tests.support.echo_origin import running_origins
 from tests.support.steady_load import SteadyLoad
@@ -69,6 +71,10 @@ def in_flight(daemon: Daemon) -> int:
 def sockets_of(pid: int) -> int:
     """Sockets that a process has open."""
     return len(inodes_of(pid))
+
+
+def descriptors_of(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
 
 
 def inodes_of(pid: int) -> set[str]:
@@ -143,6 +149,33 @@ def test_64_connections_on_4_workers_leave_none_with_fewer_than_8(tmp_path: Path
             for client in clients:
                 client.close()
             assert wait_until(lambda: [sockets_of(pid) for pid in workers] == before, PATIENCE)
+
+
+def test_tls_connections_are_evened_out_before_their_handshake(tmp_path: Path) -> None:
+    pair = issued("test.example")
+    listeners = {
+        "web": {
+            "bind": "127.0.0.1:0",
+            "tls": {"certificates": [{"cert": str(pair.cert_path), "key": str(pair.key_path)}]},
+        }
+    }
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with Daemon(configuration(workers=4, listeners=listeners), tmp_path) as daemon:
+        workers = list(daemon.workers().values())
+        before = [sockets_of(pid) for pid in workers]
+        raw = [socket.create_connection(daemon.address("web"), timeout=PATIENCE) for _ in range(32)]
+        clients = [context.wrap_socket(client) for client in raw]
+        for client in clients:
+            client.sendall(b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert client.recv(65536).endswith(HELLO)
+        counts = [sockets_of(pid) - base for pid, base in zip(workers, before, strict=True)]
+        assert sum(counts) == 32
+        assert min(counts) >= 4, counts
+        for client in clients:
+            client.close()
+        assert wait_until(lambda: [sockets_of(pid) for pid in workers] == before, PATIENCE)
 
 
 @pytest.mark.parametrize(
@@ -246,10 +279,14 @@ def is_stopped(pid: int) -> bool:
 @pytest.mark.timeout(120)
 def test_a_killed_worker_takes_only_its_own_exchanges_along(tmp_path: Path, origin: int) -> None:
     with Daemon(configuration(ports=[origin]), tmp_path) as daemon:
+        get(daemon.admin_address, "/readyz")
+        descriptors = descriptors_of(daemon.pid) + 1  # a connection to the admin address that is about to end
         with SteadyLoad(daemon.address("web"), clients=16, target="/?size=100") as load:
             kill_rounds(daemon, load, 4)
         assert metric(daemon, "balancer_worker_restarts_total") >= 3
         assert wait_until(lambda: in_flight(daemon) == 0, PATIENCE), "a dead worker's row is zeroed"
+        assert wait_until(lambda: len(ready_events(daemon, 0)) == 5, PATIENCE)
+        assert wait_until(lambda: descriptors_of(daemon.pid) <= descriptors, PATIENCE), "none is left of the dead"
         waits = [event["delay_ms"] for event in daemon.events("worker.restart_delayed")]
         assert waits == [100, 200, 400][: len(waits)]
         assert len(waits) >= 2
@@ -347,6 +384,19 @@ def test_a_stop_under_load_loses_nothing_before_the_listeners_close(tmp_path: Pa
         assert load.connected > 32, "they were told to close, and came again"
         assert [failure for failure in load.failures if failure.kind != "refused"] == []
         assert [failure for failure in load.failures if failure.at < event_time(closing)] == []
+
+
+def test_a_worker_that_dies_during_the_stop_is_stood_in_for(tmp_path: Path) -> None:
+    with Daemon(configuration(shutdown_delay="60s"), tmp_path) as daemon:
+        daemon.process.send_signal(signal.SIGTERM)
+        assert wait_until(lambda: daemon.events("daemon.stop_requested"), PATIENCE)
+        os.kill(daemon.workers()[1], signal.SIGKILL)
+        assert wait_until(lambda: daemon.events("worker.ended"), PATIENCE)
+        for _ in range(20):  # half of them are hashed to the socket of the dead one
+            assert get(daemon.address("web"), "/hello") == (200, HELLO)
+        assert list(daemon.workers()) == [0], "it is not replaced any more"
+        # Nobody comes any more: 2 s later it goes on, long before the delay is over.
+        assert daemon.process.wait(PATIENCE) == 0
 
 
 def test_exchanges_under_way_are_finished_and_then_it_is_gone(tmp_path: Path, origin: int) -> None:
