@@ -114,8 +114,9 @@ class Attempt:
             self._payload += data  # connecting: reading is paused, so this is at most one read
 
     def seen(self) -> None:
-        """The backend said something: the request will not be sent again unasked."""
+        """The backend said something: its connection was not stale, and the request is not sent again unasked."""
         self._payload = b""
+        self.reused = False
 
     def answered(self, now: float) -> None:
         """The response's head came."""

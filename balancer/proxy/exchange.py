@@ -305,7 +305,7 @@ class Exchange:
             self.tunnel.end(TUNNEL_CLOSED)
         elif self.status:
             self.fail(UPSTREAM_TRUNCATED, "the backend closed or reset the connection inside the body")
-        elif self.attempt.reused and self.interims == 0:
+        elif self.attempt.reused:
             self.fail(STALE_CONNECTION, "a reused connection closed before an answer")
         else:
             self.fail(UPSTREAM_RESET, "the backend closed before an answer")

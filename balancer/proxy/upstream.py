@@ -241,6 +241,7 @@ class Upstream(asyncio.Protocol):
             exchange.fail(BAD_RESPONSE, "the response does not begin with HTTP/")
         else:
             self._buffer = bytearray(data)
+            exchange.attempt.seen()
 
     def _salvage(self) -> None:
         sock = self.transport.get_extra_info("socket")
