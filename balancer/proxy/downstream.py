@@ -259,7 +259,10 @@ class Downstream(asyncio.Protocol):
                 self.state = BUSY
                 offset = exchange.begin(head, data, end)
             except ProtocolError as error:
-                self._refuse(error.outcome)
+                if self.state == BUSY:
+                    exchange.refuse(error.outcome)
+                else:
+                    self._refuse(error.outcome)
                 return
             if self.state == BUSY:  # the exchange goes on
                 if offset < 0:

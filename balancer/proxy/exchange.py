@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from balancer.clock import monotonic
 from balancer.errors import (
+    BAD_REQUEST,
     CLIENT_GONE,
     CLIENT_GONE_IN_REQUEST,
     CLIENT_GONE_IN_RESPONSE,
@@ -113,7 +114,7 @@ class Exchange:
         route = self.route = listener.table.find(head, client)
         if head.length:
             limit = listener.limits.max_body if route is None or route.max_body is None else route.max_body
-            self.body = RequestBody(head.length, limit)
+            self.body = RequestBody(head, limit)
             self.uploading = True
         if route is None:
             return answering.no_route(self, data, offset)
@@ -150,6 +151,13 @@ class Exchange:
         if nobody is not None:
             answering.outcome(self, nobody)
         return end
+
+    def refuse(self, outcome: Outcome) -> None:
+        """What `begin` raised: answer, log the request with it, and close."""
+        if outcome is BAD_REQUEST:  # its path has no normal form: no route was found
+            self.route = self.destination = None
+        self.close = self.uploading = True
+        answering.outcome(self, outcome)
 
     # (3) The request's body.
 
@@ -194,7 +202,7 @@ class Exchange:
             return
         self.bytes_out += len(out)
         upstream.state = IN_BODY
-        body = self.response_body = ResponseBody(length, request.minor, request.rare.te_trailers)
+        body = self.response_body = ResponseBody(head, request.minor, request.rare.te_trailers)
         if len(data) == end and length:
             downstream.transport.write(out)
             upstream.watch_until(deadline_after(upstream.connections.timeouts.body_idle))

@@ -186,19 +186,20 @@ class ProxyServer:
             key = (plan.name, downstream.peer)
             count = self._per_client[key] = self._per_client.get(key, 0) + 1
             if count > limits.max_connections_per_client:
-                return self._rejected("max_connections_per_client", CLIENT_CONNECTIONS)
+                return self._rejected(downstream, "max_connections_per_client", CLIENT_CONNECTIONS)
         if own[0] > self.connection_budget:
-            return self._rejected("descriptors", CONNECTIONS)
+            return self._rejected(downstream, "descriptors", CONNECTIONS)
         total = self.snapshot.config.max_connections
         if total is not None and self.connections.total(0) > total:
-            return self._rejected("max_connections", CONNECTIONS)
+            return self._rejected(downstream, "max_connections", CONNECTIONS)
         if limits.max_connections is not None and self.connections.total(plan.column) > limits.max_connections:
-            return self._rejected("listener_max_connections", CONNECTIONS)
+            return self._rejected(downstream, "listener_max_connections", CONNECTIONS)
         return None
 
-    def _rejected(self, limit: str, outcome: Outcome) -> Outcome:
+    def _rejected(self, downstream: Downstream, limit: str, outcome: Outcome) -> Outcome:
         self.registry.cells(metrics.LIMIT_REJECTIONS, limit)[0] += 1
         self._refused_open += 1
+        self._leave_place(downstream)  # while it reads its answer it must not keep others out
         return outcome
 
     def may_linger(self) -> bool:
@@ -207,14 +208,21 @@ class ProxyServer:
 
     def released(self, downstream: Downstream) -> None:
         """A client connection is gone."""
+        downstream.listener.gauge[0] -= 1
+        self.downstreams.discard(downstream)
+        if downstream.refused:
+            self._refused_open -= 1
+        else:
+            self._leave_place(downstream)
+        if not self.downstreams:
+            self._all_gone.set()
+
+    def _leave_place(self, downstream: Downstream) -> None:
+        """It no longer counts towards a limit."""
         plan = downstream.listener
         own = self.connections.own
         own[0] -= 1
         own[plan.column] -= 1
-        plan.gauge[0] -= 1
-        self.downstreams.discard(downstream)
-        if downstream.refused:
-            self._refused_open -= 1
         if plan.limits.max_connections_per_client is not None and downstream.peer:
             key = (plan.name, downstream.peer)
             left = self._per_client.get(key, 1) - 1
@@ -222,8 +230,6 @@ class ProxyServer:
                 self._per_client[key] = left
             else:
                 self._per_client.pop(key, None)
-        if not self.downstreams:
-            self._all_gone.set()
 
     # What exchanges ask for.
 
