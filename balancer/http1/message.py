@@ -34,6 +34,12 @@ def cut_nominated(raw_lower: bytes, options: list[bytes], cuts: list[tuple[int, 
                 cuts.append(match.span())
 
 
+def _nominated(raw: bytes) -> frozenset[bytes]:
+    """What the Connection fields of a head name, in lower case. O(head)."""
+    lines = re.findall(rb"\nconnection:([^\r]*)", raw.lower())
+    return frozenset(option.strip(b" \t") for line in lines for option in line.split(b","))
+
+
 class RareFields:
     """What few requests say; a head without any of it shares PLAIN. Treat as immutable once parsed.
 
@@ -131,6 +137,11 @@ class RequestHead:
         """The query without its question mark."""
         return split_query(self.target)[1]
 
+    @property
+    def nominated(self) -> frozenset[bytes]:
+        """The options of Connection in lower case: names of trailer fields, too, that do not travel on. O(head)."""
+        return _nominated(self.raw)
+
     def field(self, name: bytes) -> list[bytes]:
         """All values of the field `name` (lower case), in order. O(head): for routes that ask, not for the path."""
         return [
@@ -180,3 +191,8 @@ class ResponseHead:
         self.keep_alive = True
         self.upgrade = b""
         self.rewritten_length = False
+
+    @property
+    def nominated(self) -> frozenset[bytes]:
+        """As of RequestHead."""
+        return _nominated(self.raw)

@@ -6,18 +6,20 @@ Hot path for large bodies. Framing is never passed on: chunks are decoded and en
 
 from balancer.errors import BAD_BODY, BAD_RESPONSE_BODY, BODY_TOO_LARGE, ProtocolError
 from balancer.http1.framing import LAST_CHUNK, ChunkedDecoder, encode_chunk, last_chunk
-from balancer.http1.message import CHUNKED, UNTIL_CLOSE
+from balancer.http1.message import CHUNKED, UNTIL_CLOSE, RequestHead, ResponseHead
 
 
 class RequestBody:
     """A request's body, from the client to a backend. `done` once its last byte was fed."""
 
-    __slots__ = ("_decoder", "_left", "_limit", "done", "received")
+    __slots__ = ("_decoder", "_head", "_left", "_limit", "done", "received")
 
-    def __init__(self, length: int, limit: int | None) -> None:
-        """`length` as RequestHead.length; `limit` = max_body in bytes, None = off. Raises ProtocolError."""
+    def __init__(self, head: RequestHead, limit: int | None) -> None:
+        """`limit` = max_body in bytes, None = off. Raises ProtocolError."""
+        length = head.length
         if limit is not None and length > limit:
             raise ProtocolError(BODY_TOO_LARGE, "Content-Length is over max_body")
+        self._head = head
         self._left = length
         self._decoder = ChunkedDecoder() if length == CHUNKED else None
         self._limit = limit
@@ -50,7 +52,7 @@ class RequestBody:
         out = encode_chunk(pieces)
         if end >= 0:
             self.done = True
-            out += last_chunk(decoder.trailers)
+            out += last_chunk(decoder.trailers, self._head.nominated) if decoder.trailers else LAST_CHUNK
         return out, end
 
 
@@ -61,9 +63,11 @@ class ResponseBody:
     connection. `trailers`: the client said `TE: trailers`.
     """
 
-    __slots__ = ("_chunk", "_decoder", "_left", "_trailers", "until_close")
+    __slots__ = ("_chunk", "_decoder", "_head", "_left", "_trailers", "until_close")
 
-    def __init__(self, length: int, minor: int, trailers: bool) -> None:
+    def __init__(self, head: ResponseHead, minor: int, trailers: bool) -> None:
+        length = head.length
+        self._head = head
         self._left = length
         self._decoder = ChunkedDecoder() if length == CHUNKED else None
         self.until_close = length == UNTIL_CLOSE
@@ -102,7 +106,8 @@ class ResponseBody:
             return b"".join(pieces), end
         out = encode_chunk(pieces)
         if end >= 0:
-            out += last_chunk(decoder.trailers) if self._trailers and decoder.trailers else LAST_CHUNK
+            trailers = decoder.trailers if self._trailers else b""
+            out += last_chunk(trailers, self._head.nominated) if trailers else LAST_CHUNK
         return out, end
 
     def end_of_stream(self) -> bytes | None:

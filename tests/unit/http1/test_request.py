@@ -117,6 +117,15 @@ def test_connection_and_all_that_it_names_is_cut_but_protected_fields_stay() -> 
     assert not head.keep_alive
 
 
+def test_connection_names_trailer_fields_too() -> None:
+    assert parse(HOST + b"Connection: close, X-Sum\r\nconnection:\tx-More \r\n").nominated == {
+        b"close",
+        b"x-sum",
+        b"x-more",
+    }
+    assert not parse(HOST).nominated
+
+
 def test_forwarding_fields_are_cut_and_remembered_and_their_twins_dropped() -> None:
     head = parse(
         HOST
