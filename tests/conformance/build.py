@@ -19,7 +19,7 @@ from tests.conformance.model import (
     Step,
     Upstream,
 )
-from tests.support.raw_origin import Reply
+from tests.support.raw_origin import Reply as Reply
 
 DATE = "Date: Sat, 21 Nov 2026 10:00:00 GMT"
 REPLY = f"HTTP/1.1 200 OK\r\n{DATE}\r\nContent-Length: 2\r\n\r\nok".encode()
@@ -166,9 +166,7 @@ def passes(
     return case(name, rows, request(line, *fields), wanted, OK, **options)
 
 
-def refused(
-    name: str, rows: str, steps: bytes | Iterable[Step], *statuses: int, **options: Unpack[Options]
-) -> Case:
+def refused(name: str, rows: str, steps: bytes | Iterable[Step], *statuses: int, **options: Unpack[Options]) -> Case:
     """A request that is answered with one of the statuses (400) and a close; nothing of it reaches the origin."""
     return case(name, rows, steps, (), Own(statuses or (400,), close=True), "closed", **options)
 
@@ -181,8 +179,6 @@ def bad_body(name: str, rows: str, body: bytes, *, valid: bytes = b"", **options
     head = request("POST /in HTTP/1.1", "Transfer-Encoding: chunked")
     partial = Partial(sent_on("POST /in HTTP/1.1", framing="chunked").head, valid)
     return case(name, rows, head + body, (partial,), Own((400,), close=True), "closed", **options)
-
-
 
 
 def proxy_status(error: str) -> tuple[tuple[bytes, bytes], ...]:

@@ -21,14 +21,34 @@ def _empty_lines() -> list[Case]:
         refused("empty-line-lf", f"{_EMPTY} {_LF}", b"\n" + _GET),
         refused("empty-line-cr", f"{_EMPTY} {_CR}", b"\r\r\n" + _GET),
         refused("empty-line-space", _EMPTY, b" \r\n" + _GET),
-        case("empty-line-between", f"{_EMPTY} 4.1/9112-9.3.2-pipelining", _GET + b"\r\n" + _GET,
-             (sent_on(), sent_on()), (OK, OK), script=TWO),
-        case("empty-line-after-post", _EMPTY, request("POST / HTTP/1.1", "Content-Length: 1", body=b"x\r\n") + _GET,
-             (sent_on("POST / HTTP/1.1", "Content-Length: 1", body=b"x", framing="length"), sent_on()), (OK, OK),
-             script=TWO),
-        case("empty-lines-then-silence", f"{_EMPTY} 4.2/limits", b"\r\n\r\n", (), (), "closed", variant="tight",
-             splits=False, note="a trickle of empty lines does not keep a connection"),
-    ]  # fmt: skip
+        case(
+            "empty-line-between",
+            f"{_EMPTY} 4.1/9112-9.3.2-pipelining",
+            _GET + b"\r\n" + _GET,
+            (sent_on(), sent_on()),
+            (OK, OK),
+            script=TWO,
+        ),
+        case(
+            "empty-line-after-post",
+            _EMPTY,
+            request("POST / HTTP/1.1", "Content-Length: 1", body=b"x\r\n") + _GET,
+            (sent_on("POST / HTTP/1.1", "Content-Length: 1", body=b"x", framing="length"), sent_on()),
+            (OK, OK),
+            script=TWO,
+        ),
+        case(
+            "empty-lines-then-silence",
+            f"{_EMPTY} 4.2/limits",
+            b"\r\n\r\n",
+            (),
+            (),
+            "closed",
+            variant="tight",
+            splits=False,
+            note="a trickle of empty lines does not keep a connection",
+        ),
+    ]
 
 
 def _line_ends() -> list[Case]:
@@ -71,13 +91,25 @@ def _line_ends() -> list[Case]:
 def _versions() -> list[Case]:
     other = ("HTTP/1.2", "HTTP/0.9", "HTTP/3.0", "HTTP/9.9", "HTTP/2.1")
     malformed = (
-        "HTTP/1", "HTTP/11", "HTTP/1.1x", "HTTP/01.1", "HTTP/1.10", "http/1.1", "HTTP/1,1", "HTTP/+1.1", "HTTP/1.",
-        "HTTP/.1", "XTTP/1.1", "HTTP/a.b", "HTTP 1.1", "HTTP//1.1", "HTTP/1.1/",
-    )  # fmt: skip
+        "HTTP/1",
+        "HTTP/11",
+        "HTTP/1.1x",
+        "HTTP/01.1",
+        "HTTP/1.10",
+        "http/1.1",
+        "HTTP/1,1",
+        "HTTP/+1.1",
+        "HTTP/1.",
+        "HTTP/.1",
+        "XTTP/1.1",
+        "HTTP/a.b",
+        "HTTP 1.1",
+        "HTTP//1.1",
+        "HTTP/1.1/",
+    )
     return [
         passes("version-11", _VERSION),
-        case("version-10", _VERSION, request("GET / HTTP/1.0"), sent_on(via="1.0 edge"),
-             OK_CLOSE, "closed"),
+        case("version-10", _VERSION, request("GET / HTTP/1.0"), sent_on(via="1.0 edge"), OK_CLOSE, "closed"),
         *(refused(f"version-{v[5:]}", _VERSION, request(f"GET / {v}"), 505) for v in other),
         refused("version-2.0", f"{_VERSION} 4.3/http2-version", request("GET / HTTP/2.0"), 505),
         *(refused(f"version-malformed-{n}", _VERSION, request(f"GET / {v}")) for n, v in enumerate(malformed)),
@@ -100,8 +132,10 @@ def _versions() -> list[Case]:
         refused("foreign-rtsp", "4.3/foreign-protocol", b"OPTIONS /m RTSP/1.0\r\nHost: a\r\n\r\n", 400, 505),
         refused("foreign-rtsp-setup", "4.3/foreign-protocol", b"SETUP /m RTSP/1.0\r\nHost: a\r\n\r\n", 400, 501, 505),
         refused("foreign-sip", "4.3/foreign-protocol", b"INVITE sip:a@b SIP/2.0\r\n\r\n", 400, 501, 505),
-        refused("foreign-tls", "4.3/foreign-protocol", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", tls=False),
-    ]  # fmt: skip
+        refused(
+            "foreign-tls", "4.3/foreign-protocol", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", tls=False
+        ),
+    ]
 
 
 def _methods() -> list[Case]:
@@ -118,40 +152,81 @@ def _methods() -> list[Case]:
         ),
         *(
             refused(f"method-malformed-{n}", "4.4/path-confusion", lines.encode("latin-1") + b"\r\nHost: a\r\n\r\n")
-            for n, lines in enumerate(("GE(T / HTTP/1.1", " GET / HTTP/1.1", "G\x00T / HTTP/1.1", "GET: / HTTP/1.1",
-                                       "/ HTTP/1.1", "G\xc9T / HTTP/1.1", '"GET" / HTTP/1.1'))
+            for n, lines in enumerate(
+                (
+                    "GE(T / HTTP/1.1",
+                    " GET / HTTP/1.1",
+                    "G\x00T / HTTP/1.1",
+                    "GET: / HTTP/1.1",
+                    "/ HTTP/1.1",
+                    "G\xc9T / HTTP/1.1",
+                    '"GET" / HTTP/1.1',
+                )
+            )
         ),
         refused("connect", connect, request("CONNECT a:443 HTTP/1.1", host="a:443"), 405),
         case("connect-allow", connect, request("CONNECT a:443 HTTP/1.1", host="a:443"), (), own_405, "closed"),
-        refused("connect-body", f"{connect} 4.4/upgrade-body",
-                request("CONNECT a:443 HTTP/1.1", "Content-Length: 5", host="a:443", body=b"hello"), 405, 400),
-        refused("connect-chunked", f"{connect} 4.4/upgrade-body",
-                request("CONNECT a:443 HTTP/1.1", "Transfer-Encoding: chunked", host="a:443", body=b"0\r\n\r\n"), 405, 400),
+        refused(
+            "connect-body",
+            f"{connect} 4.4/upgrade-body",
+            request("CONNECT a:443 HTTP/1.1", "Content-Length: 5", host="a:443", body=b"hello"),
+            405,
+            400,
+        ),
+        refused(
+            "connect-chunked",
+            f"{connect} 4.4/upgrade-body",
+            request("CONNECT a:443 HTTP/1.1", "Transfer-Encoding: chunked", host="a:443", body=b"0\r\n\r\n"),
+            405,
+            400,
+        ),
         refused("connect-then-bytes", connect, request("CONNECT a:443 HTTP/1.1", host="a:443") + request(), 405),
         refused("connect-origin-form", connect, request("CONNECT / HTTP/1.1"), 405, 400),
         case("trace", "4.2/9110-7.6.2-max-forwards", request("TRACE / HTTP/1.1"), (), own_405, "stated"),
-        case("trace-max-forwards", "4.2/9110-7.6.2-max-forwards", request("TRACE / HTTP/1.1", "Max-Forwards: 0"), (),
-             own_405, "stated"),
-    ]  # fmt: skip
+        case(
+            "trace-max-forwards",
+            "4.2/9110-7.6.2-max-forwards",
+            request("TRACE / HTTP/1.1", "Max-Forwards: 0"),
+            (),
+            own_405,
+            "stated",
+        ),
+    ]
 
 
 def _targets() -> list[Case]:
     bad = {
-        "space": "/a b", "two-spaces": "/a  b", "tab": "/a\tb", "nul": "/a\x00b", "control": "/a\x01b", "del": "/a\x7fb",
-        "vt": "/a\x0bb", "latin-1": "/a\xe9b", "utf-8": "/\xc3\xa9", "nbsp": "/a\xa0b",
-    }  # fmt: skip
+        "space": "/a b",
+        "two-spaces": "/a  b",
+        "tab": "/a\tb",
+        "nul": "/a\x00b",
+        "control": "/a\x01b",
+        "del": "/a\x7fb",
+        "vt": "/a\x0bb",
+        "latin-1": "/a\xe9b",
+        "utf-8": "/\xc3\xa9",
+        "nbsp": "/a\xa0b",
+    }
     no_form = {"name": "a", "question": "?x", "relative": "../a", "colon": "http:/a", "scheme-only": "http://"}
     return [
-        *(refused(f"target-{name}", f"{_TARGET} 4.3/strict-list", request(f"GET {t} HTTP/1.1")) for name, t in bad.items()),
+        *(
+            refused(f"target-{name}", f"{_TARGET} 4.3/strict-list", request(f"GET {t} HTTP/1.1"))
+            for name, t in bad.items()
+        ),
         refused("target-double-space", f"{_TARGET} 4.3/line-oddities", request("GET  / HTTP/1.1")),
         refused("target-double-space-version", f"{_TARGET} 4.3/line-oddities", request("GET /  HTTP/1.1")),
         refused("target-tab-separator", _TARGET, request("GET\t/\tHTTP/1.1")),
         refused("target-missing", _TARGET, request("GET  HTTP/1.1")),
-        *(refused(f"target-form-{name}", "4.1/9112-3.2.3-authority-form", request(f"GET {t} HTTP/1.1"))
-          for name, t in no_form.items()),
+        *(
+            refused(f"target-form-{name}", "4.1/9112-3.2.3-authority-form", request(f"GET {t} HTTP/1.1"))
+            for name, t in no_form.items()
+        ),
         refused("target-authority-form", "4.1/9112-3.2.3-authority-form", request("GET a:80 HTTP/1.1")),
-        refused("target-authority-form-post", "4.1/9112-3.2.3-authority-form",
-                request("POST a:80 HTTP/1.1", "Content-Length: 5", body=b"hello")),
+        refused(
+            "target-authority-form-post",
+            "4.1/9112-3.2.3-authority-form",
+            request("POST a:80 HTTP/1.1", "Content-Length: 5", body=b"hello"),
+        ),
         refused("target-fragment", "4.1/9112-3.2-fragment 4.3/line-oddities", request("GET /a#b HTTP/1.1")),
         refused("target-fragment-query", "4.1/9112-3.2-fragment", request("GET /a?b#c HTTP/1.1")),
         refused("target-fragment-alone", "4.1/9112-3.2-fragment", request("GET # HTTP/1.1")),
@@ -160,38 +235,73 @@ def _targets() -> list[Case]:
         refused("asterisk-post", "4.1/9112-3.2.4-asterisk-form", request("POST * HTTP/1.1", "Content-Length: 0")),
         refused("asterisk-more", "4.1/9112-3.2.4-asterisk-form", request("OPTIONS *x HTTP/1.1")),
         passes("asterisk-options", "4.1/9112-3.2.4-asterisk-form", "OPTIONS * HTTP/1.1"),
-        passes("asterisk-from-absolute", "4.1/9112-3.2.4-asterisk-form", "OPTIONS http://a HTTP/1.1",
-               out="OPTIONS * HTTP/1.1"),
-        passes("asterisk-not-with-path", "4.1/9112-3.2.4-asterisk-form", "OPTIONS http://a/ HTTP/1.1",
-               out="OPTIONS / HTTP/1.1"),
-    ]  # fmt: skip
+        passes(
+            "asterisk-from-absolute",
+            "4.1/9112-3.2.4-asterisk-form",
+            "OPTIONS http://a HTTP/1.1",
+            out="OPTIONS * HTTP/1.1",
+        ),
+        passes(
+            "asterisk-not-with-path",
+            "4.1/9112-3.2.4-asterisk-form",
+            "OPTIONS http://a/ HTTP/1.1",
+            out="OPTIONS / HTTP/1.1",
+        ),
+    ]
 
 
 def _confusion() -> list[Case]:
     row = "4.4/path-confusion"
     private = Own((403,), body=b"private")
     hidden = {
-        "plain": "/private", "below": "/private/x", "dots": "/public/../private/x", "dot": "/./private",
-        "encoded-letter": "/%70rivate", "encoded-dots": "/public/%2e%2e/private", "query": "/private?x=/../y",
-    }  # fmt: skip
+        "plain": "/private",
+        "below": "/private/x",
+        "dots": "/public/../private/x",
+        "dot": "/./private",
+        "encoded-letter": "/%70rivate",
+        "encoded-dots": "/public/%2e%2e/private",
+        "query": "/private?x=/../y",
+    }
     raw = ("/..%2fprivate", "/a//b/../c", "/a;b/c", "/%7Euser?x=%zz", "/a%2Fb", "/a'()*,b", "/privateer", "/a?b/../c?d")
     return [
-        *(case(f"path-{name}", row, request(f"GET {target} HTTP/1.1"), (), private, "stated")
-          for name, target in hidden.items()),
+        *(
+            case(f"path-{name}", row, request(f"GET {target} HTTP/1.1"), (), private, "stated")
+            for name, target in hidden.items()
+        ),
         refused("path-encoded-nul", row, request("GET /a%00b HTTP/1.1")),
         refused("path-encoded-nul-private", row, request("GET /private%00 HTTP/1.1")),
         refused("path-backslash", row, request("GET /a\\b HTTP/1.1")),
         refused("path-backslash-dots", row, request("GET /public\\..\\private HTTP/1.1")),
-        *(passes(f"path-raw-{n}", f"{row} 4.2/9110-7.7-transformation", f"GET {target} HTTP/1.1")
-          for n, target in enumerate(raw)),
-        case("redirect-double-slash", "4.3/double-slash-redirect", request("GET //evil/x HTTP/1.1"), (),
-             Own((308,), ((b"location", rb"/[^/\\].*"),)), "stated"),
-        case("redirect-many-slashes", "4.3/double-slash-redirect", request("GET ////evil/x HTTP/1.1"), (),
-             Own((308,), ((b"location", rb"/[^/\\].*"),)), "stated"),
+        *(
+            passes(f"path-raw-{n}", f"{row} 4.2/9110-7.7-transformation", f"GET {target} HTTP/1.1")
+            for n, target in enumerate(raw)
+        ),
+        case(
+            "redirect-double-slash",
+            "4.3/double-slash-redirect",
+            request("GET //evil/x HTTP/1.1"),
+            (),
+            Own((308,), ((b"location", rb"/[^/\\].*"),)),
+            "stated",
+        ),
+        case(
+            "redirect-many-slashes",
+            "4.3/double-slash-redirect",
+            request("GET ////evil/x HTTP/1.1"),
+            (),
+            Own((308,), ((b"location", rb"/[^/\\].*"),)),
+            "stated",
+        ),
         passes("target-in-pieces", "4.3/fragmented-target", "GET /one/two/three?four=five HTTP/1.1"),
-        case("target-in-pieces-private", "4.3/fragmented-target", request("GET /private/two/three HTTP/1.1"), (), private,
-             "stated"),
-    ]  # fmt: skip
+        case(
+            "target-in-pieces-private",
+            "4.3/fragmented-target",
+            request("GET /private/two/three HTTP/1.1"),
+            (),
+            private,
+            "stated",
+        ),
+    ]
 
 
 def _long() -> list[Case]:
@@ -205,7 +315,7 @@ def _long() -> list[Case]:
         refused("target-over-default-limit", row, request(f"GET /{'a' * 8192} HTTP/1.1"), 414, splits=False),
         refused("target-without-end", row, b"GET /" + b"a" * 70_000, 414, splits=False),
         refused("method-without-end", row, b"A" * 70_000, 400, 414, 431, 501, splits=False),
-    ]  # fmt: skip
+    ]
 
 
 CASES = [*_empty_lines(), *_line_ends(), *_versions(), *_methods(), *_targets(), *_confusion(), *_long()]

@@ -223,7 +223,9 @@ class Verdict:
             self._wrong("own answer without Date")
         if expected.body is not None and message.body != expected.body:
             self._wrong(f"own answer's body {message.body[:60]!r}, not {expected.body!r}")
-        if len(message.body) > 200 or re.search(rb"nginx|haproxy|python|balancer/|Traceback", message.head, re.IGNORECASE):
+        if len(message.body) > 200 or re.search(
+            rb"nginx|haproxy|python|balancer/|Traceback", message.head, re.IGNORECASE
+        ):
             self._wrong(f"own answer says too much: {message.head!r} {message.body[:200]!r}")
         for name, pattern in expected.fields:
             if not any(re.fullmatch(pattern, value) for value in message.values(name)):
@@ -289,7 +291,9 @@ def describe(seen: Observation) -> str:
     statuses = [str(message.status) if message.status else "not HTTP" for message in shown]
     answers = ", ".join(statuses) or "no answer"
     forwarded = "; ".join(_short(entry.message) for entry in seen.arrived)
-    end = "kept" if seen.probed_on_client else {"": "open", "clean": "closed", "cut": "cut", "reset": "reset"}.get(
-        seen.client_end, seen.client_end
+    end = (
+        "kept"
+        if seen.probed_on_client
+        else {"": "open", "clean": "closed", "cut": "cut", "reset": "reset"}.get(seen.client_end, seen.client_end)
     )
     return f"{answers} ({end}); " + (f"forwarded {forwarded}" if forwarded else "nothing forwarded")

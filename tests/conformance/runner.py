@@ -1,5 +1,6 @@
 """Runs one case in one mode through one lane of a target, and writes down what the client and the origin saw."""
 
+import functools
 import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -8,11 +9,9 @@ from tests.conformance.model import (
     AwaitClient,
     AwaitOrigin,
     Case,
-    Cut,
     Finish,
     Interim,
     Mode,
-    Own,
     Relayed,
     Reset,
     Send,
@@ -130,7 +129,7 @@ class Run:
                 await wire.send(step.data, self.mode.request_cuts(start, len(step.data)))
                 start += len(step.data)
             elif isinstance(step, AwaitClient):
-                await self.pulse.until(lambda data=step.data: data in wire.received or bool(wire.ended), PATIENCE)
+                await self.pulse.until(functools.partial(_has, wire, step.data), PATIENCE)
             elif isinstance(step, AwaitOrigin):
                 await self.pulse.until(self._origin_has(step.data), PATIENCE)
             elif isinstance(step, Finish):
@@ -141,8 +140,10 @@ class Run:
                 wire.reset()
                 return
             else:
-                connections = self.lane.origin.connections
-                await self.pulse.until(lambda: all(c.wire.ended for c in connections), PATIENCE)
+                await self.pulse.until(self._upstream_is_over, PATIENCE)
+
+    def _upstream_is_over(self) -> bool:
+        return all(connection.wire.ended for connection in self.lane.origin.connections)
 
     def _origin_has(self, data: bytes) -> Callable[[], bool]:
         return lambda: any(data in connection.wire.received for connection in self.lane.origin.connections)
@@ -274,9 +275,10 @@ class Run:
         )
 
 
+def _has(wire: Wire, data: bytes) -> bool:
+    return data in wire.received or bool(wire.ended)
+
+
 def _is_probe(connection: OriginConnection, start: int) -> bool:
     message = connection.at(start)
     return message is not None and message.target == PROBE_TARGET
-
-
-__all__ = ["Cut", "Lane", "Observation", "Own", "Run"]

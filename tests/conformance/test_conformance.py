@@ -1,7 +1,7 @@
 """Black-box conformance of the daemon: every row has cases, every case holds in every way of sending its bytes."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -41,13 +41,21 @@ def test_the_full_tier_cuts_at_every_byte_over_both_transports() -> None:
     assert set(quick_modes(case)) <= set(modes)
 
 
+def _chosen(items: Iterable[pytest.Item]) -> Iterator[Case]:
+    """The cases of the quick tier that this run will ask for, in its order."""
+    for item in items:
+        if isinstance(item, pytest.Function) and item.originalname == "test_case":
+            case = item.callspec.params["case"]
+            assert isinstance(case, Case)
+            yield case
+
+
 @pytest.fixture(scope="module")
 def session(require_program: Callable[[str], Path], request: pytest.FixtureRequest) -> Iterator[Session]:
     """Our daemon before the lanes' origins, with the quick tier's chosen cases under way."""
     require_program("openssl")
     with Session(BalancerTarget()) as started:
-        chosen = [item for item in request.session.items if getattr(item, "originalname", "") == "test_case"]
-        started.run_ahead((item.callspec.params["case"] for item in chosen if isinstance(item, pytest.Function)), quick_modes)
+        started.run_ahead(_chosen(request.session.items), quick_modes)
         yield started
 
 
