@@ -5,20 +5,20 @@ from random import Random
 from typing import TypeVar
 
 from tests.fuzz.vocabulary import (
-    METHODS,
-    TARGETS,
-    HOSTS,
-    VERSIONS,
     COMMON,
-    SPECIAL,
-    EXTENSIONS,
-    TRAILERS,
     CONTENTS,
-    REASONS,
-    STATUSES,
+    EXTENSIONS,
+    HOSTS,
     INTERIMS,
+    METHODS,
+    REASONS,
     RESPONSE_FIELDS,
     RESPONSE_SPECIAL,
+    SPECIAL,
+    STATUSES,
+    TARGETS,
+    TRAILERS,
+    VERSIONS,
 )
 
 T = TypeVar("T")

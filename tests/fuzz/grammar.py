@@ -8,20 +8,20 @@ from random import Random
 
 from tests.fuzz.drafts import Draft, chunks, interim_draft, one, request_draft, response_draft, switching_draft
 from tests.fuzz.vocabulary import (
-    ODD_METHODS,
-    ODD_TARGETS,
-    ODD_HOSTS,
-    ODD_VERSIONS,
-    SPECIAL,
+    CODINGS,
+    CONTENTS,
+    DICTIONARY,
     FORBIDDEN,
     NUMBERS,
-    CODINGS,
-    SIZES,
-    CONTENTS,
-    REASONS,
+    ODD_HOSTS,
+    ODD_METHODS,
     ODD_STATUSES,
+    ODD_TARGETS,
+    ODD_VERSIONS,
+    REASONS,
     RESPONSE_SPECIAL,
-    DICTIONARY,
+    SIZES,
+    SPECIAL,
 )
 
 # Mutations of a draft. Each changes one thing; which part of the message it is about says its name.
@@ -281,7 +281,9 @@ class Grammar:
             if rng.random() < 0.3:
                 one(rng, RESPONSE_MUTATIONS)(rng, draft)
         data += draft.bytes()
-        if rng.random() < 0.05:
+        if rng.random() < 0.04:
+            data = data[: int(rng.random() * rng.random() * len(data))]
+        elif rng.random() < 0.05:
             data += one(rng, (b"\r\n", b"x", b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"))
         if chance < 0.8:
             return data
@@ -294,7 +296,7 @@ def pieces(rng: Random, data: bytes) -> list[bytes]:
     """`data` as the network may deliver it: whole, in a few pieces, or byte by byte."""
     chance = rng.random()
     if chance < 0.6 or len(data) < 2:
-        return [data]
+        return [data] if data else []
     if chance < 0.61 and len(data) < 300:
         return [data[at : at + 1] for at in range(len(data))]
     cuts = sorted({1 + int(rng.random() * (len(data) - 1)) for _ in range(1 if chance < 0.85 else 4)})

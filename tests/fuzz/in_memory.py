@@ -7,7 +7,6 @@ are bounded. Limits are low, so that they are met often. One loop, which only ru
 import asyncio
 import logging
 import mmap
-import ssl
 from collections.abc import Callable
 from typing import Any, cast
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from tests.fuzz.model import (
     CHUNKED,
     EMPTY_LINES,
-    Body,
     NO_FIELDS,
+    Body,
     Fields,
     Framing,
     Pairs,
@@ -205,6 +205,8 @@ def _settle(head: _Head, data: bytes, end: int, listener: Listener) -> Verdict:
     options = members(head.fields(b"connection"))
     close = head.minor == 0 or b"close" in options
     body = read_body(data, end, head.framing)
+    gone = nominated(options)
+    body = body._replace(trailers=[pair for pair in body.trailers if pair[0].lower() not in gone])
     statuses: set[int] = {400} if body.state == "bad" else set()
     if listener.max_body is not None and len(body.content) > listener.max_body:
         statuses.add(413)
@@ -249,7 +251,7 @@ def _read_head(raw: bytes, listener: Listener) -> _Head:
 
 def _read_line(head: _Head, line: bytes, uri_bytes: int) -> None:
     parts = line.split(b" ")
-    if len(parts) != 3 or not token(parts[0]) or not parts[1] or not _version(parts[2]):
+    if len(parts) != 3 or not token(parts[0]) or not _version(parts[2]):
         head.faults.add(400)
         return
     head.method, target, version = parts
@@ -295,9 +297,12 @@ def _read_target(head: _Head, target: bytes) -> bool:
 
 def _host(head: _Head) -> None:
     hosts = head.fields(b"host")
-    if len(hosts) > 1 or (not hosts and head.minor) or any(not valid_host(host) for host in hosts):
-        head.faults.add(400)
-    elif hosts and head.authority is not None and hosts[0].lower() != head.authority.lower():
+    if (
+        len(hosts) > 1
+        or (not hosts and head.minor)
+        or any(not valid_host(host) for host in hosts)
+        or (hosts and head.authority is not None and hosts[0].lower() != head.authority.lower())
+    ):
         head.faults.add(400)
 
 
@@ -364,9 +369,9 @@ def _sent_fields(head: _Head, options: list[bytes], listener: Listener) -> Pairs
             if request_id or not _request_id(line.value):
                 continue
             request_id = True
-        elif key == b"expect" and (head.minor == 0 or head.framing in (None, 0)):
-            continue
-        elif key == b"max-forwards" and head.method == b"OPTIONS":
+        elif (key == b"expect" and (head.minor == 0 or head.framing in (None, 0))) or (
+            key == b"max-forwards" and head.method == b"OPTIONS"
+        ):
             continue
         elif key == b"content-length" and line.raw != b" " + line.value:
             number.append(line.value)

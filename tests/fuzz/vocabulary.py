@@ -44,6 +44,7 @@ SPECIAL = (
     b"X_Request_Id: evil", b"X_Forwarded_For: 6.6.6.6", b"x-forwarded_proto: https", b"X_Real-IP: 6.6.6.6", b"Keep_Alive: 5",
     b"Expect: 100-continue", b"expect: 100-Continue", b"Max-Forwards: 0", b"Max-Forwards: 7", b"Max-Forwards: 10",
     b"Connection: max-forwards, expect, via, x-forwarded-for, x-request-id", b"Connection: date",
+    b"Connection: X-Sum",
 )  # fmt: skip
 FORBIDDEN = (
     b"Content_Length: 5", b"transfer_encoding: chunked", b"Transfer-Encoding : chunked", b"Content-Length : 5", b" X: folded",
@@ -111,7 +112,7 @@ RESPONSE_FIELDS = (
 RESPONSE_SPECIAL = (
     b"Connection: close", b"Connection: keep-alive", b"Connection: X-A, Close", b"connection: server", b"Keep-Alive: timeout=5",
     b"Proxy-Connection: keep-alive", b"Upgrade: websocket", b"Upgrade: h2c", b"Upgrade: websocket, h2c", b"Connection: upgrade",
-    b"TE: x", b"Connection: foo, keep-alive", b"Connection: set-cookie, date", b"Connection:",
+    b"TE: x", b"Connection: foo, keep-alive", b"Connection: set-cookie, date", b"Connection: x-sum", b"Connection:",
 )  # fmt: skip
 DICTIONARY = (
     b"\r\n", b"\n", b"\r", b"\r\r\n", b"\r\n\r\n", b" ", b"\t", b"\x00", b":", b"HTTP/1.1", b"Content-Length", b"Transfer-Encoding",
