@@ -60,6 +60,13 @@ class SteadyLoad:
         self._stopping.set()
         self._thread.join()
 
+    def go_on(self, answers: int) -> None:
+        """Return when so many more answers came. AssertionError when they do not."""
+        target, until = self.answered + answers, time.monotonic() + _PATIENCE
+        while self.answered < target:
+            assert time.monotonic() < until, f"{target - self.answered} of {answers} answers did not come"
+            time.sleep(0.005)
+
     def kinds(self) -> dict[str, int]:
         """How many failures of each kind."""
         kinds = [failure.kind for failure in self.failures]
