@@ -33,7 +33,7 @@ async def look_up(host: str) -> Sequence[str]:
 
 async def resolve(config: Config, lookup: Lookup = look_up, *, timeout: float = RESOLVE_TIMEOUT) -> Resolution:
     """Addresses of every backend of `config`; each name is looked up once. Takes at most about `timeout` seconds."""
-    names = dict.fromkeys(backend.host for pool in config.pools for backend in pool.backends if _is_name(backend))
+    names = dict.fromkeys(backend.host for pool in config.pools for backend in pool.backends if is_name(backend))
     found: dict[str, tuple[str, ...]] = {}
     failures: dict[str, str] = {}
     gate = asyncio.Semaphore(AT_ONCE)
@@ -85,7 +85,8 @@ def with_slots(
     )
 
 
-def _is_name(backend: Backend) -> bool:
+def is_name(backend: Backend) -> bool:
+    """The backend's host is a name that must be looked up."""
     if backend.path:
         return False
     try:
@@ -98,5 +99,5 @@ def _is_name(backend: Backend) -> bool:
 def _addresses(backend: Backend, found: dict[str, tuple[str, ...]]) -> tuple[Address, ...]:
     if backend.path:
         return (("", 0, backend.path),)
-    hosts = found.get(backend.host, ()) if _is_name(backend) else (backend.host,)
+    hosts = found.get(backend.host, ()) if is_name(backend) else (backend.host,)
     return tuple((host, backend.port, "") for host in hosts)

@@ -5,7 +5,7 @@ import hashlib
 import os
 import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from balancer.errors import BalancerError
@@ -41,12 +41,15 @@ class RuntimeDir:
         self.after_crash = after_crash  # the last daemon here was killed: its workers may still be finishing
 
     @classmethod
-    def take(cls, path: Path) -> "RuntimeDir":
-        """Make the folder (0700) if it is not there, check that nobody else can write to it, and lock it."""
+    def take(cls, path: Path, owners: Collection[int] = ()) -> "RuntimeDir":
+        """Make the folder (0700) if it is not there, check that nobody else can write to it, and lock it.
+
+        It must belong to root, to us, or to one of `owners`, whom we may become.
+        """
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             found = os.lstat(path)
-            _check(path, found)
+            _check(path, found, {0, os.geteuid(), *owners})
             lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except FileExistsError:
             raise RuntimeDirError(f"runtime_dir {path}: a file stands there; choose another path") from None
@@ -88,10 +91,10 @@ class RuntimeDir:
         os.close(self._lock)
 
 
-def _check(path: Path, found: os.stat_result) -> None:
+def _check(path: Path, found: os.stat_result, owners: Collection[int]) -> None:
     if not stat.S_ISDIR(found.st_mode):
         raise RuntimeDirError(f"runtime_dir {path}: not a folder (a link is not followed)")
-    if found.st_uid not in (os.geteuid(), 0) and os.geteuid() != 0:
+    if found.st_uid not in owners:
         raise RuntimeDirError(f"runtime_dir {path}: it belongs to another user")
     if found.st_mode & 0o022:
         mode = stat.S_IMODE(found.st_mode)

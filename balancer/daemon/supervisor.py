@@ -27,9 +27,9 @@ from balancer.daemon.children import RefusedError, WorkerError
 from balancer.daemon.files import FilesError, read_files
 from balancer.daemon.messages import Prepare, ReopenLogs, Start
 from balancer.daemon.privileges import Account, PrivilegeError
-from balancer.daemon.resolve import Resolution, resolve, with_slots
+from balancer.daemon.resolve import Resolution, is_name, resolve, with_slots
 from balancer.daemon.runtime_dir import RuntimeDir, RuntimeDirError
-from balancer.daemon.shared_memory import SharedMemory, SlotAllocator
+from balancer.daemon.shared_memory import CONNECTION_COLUMNS, SharedMemory, SlotAllocator, SlotsExhaustedError
 from balancer.daemon.shutdown import shut_down
 from balancer.daemon.view import View
 from balancer.daemon.workers import Workers
@@ -65,7 +65,8 @@ class Supervisor:
         self._runtime = runtime
         self._files = dict(files)
         self._out = out
-        backends = sum(len(pool.backends) for pool in config.pools)
+        # A name may have several addresses, and each is a backend with a slot.
+        backends = sum(16 if is_name(backend) else 1 for pool in config.pools for backend in pool.backends)
         self._memory = SharedMemory.create(rows=config.workers, backends=backends)
         self._inboxes = [handover.pair() for _ in range(config.workers)]
         self._slots = SlotAllocator(self._memory.backend_columns)
@@ -110,12 +111,11 @@ class Supervisor:
         try:
             start.result()
         except RefusedError as error:
-            for problem in error.problems:
-                sys.stderr.write(f"balancer: {problem}\n")
-            return BAD_CONFIGURATION
+            return _refuse("\n".join(error.problems), BAD_CONFIGURATION)
+        except SlotsExhaustedError as error:
+            return _refuse(error, BAD_CONFIGURATION)
         except WorkerError as error:
-            sys.stderr.write(f"balancer: {error}\n")
-            return CRASHED
+            return _refuse(error, CRASHED)
         self._announce(admin_url)
         over: set[asyncio.Future[Any]] = {stop, self._workers.failed}
         await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
@@ -213,6 +213,8 @@ def run(config: Config, config_path: str, out: TextIO | None = None) -> int:
     """
     logs.configure(config.log.level, config.log.format, sys.stderr, process="supervisor")
     privileges.raise_descriptor_limit()
+    if len(config.listeners) >= CONNECTION_COLUMNS:
+        return _refuse(f"listeners: at most {CONNECTION_COLUMNS - 1} can be counted", BAD_CONFIGURATION)
     try:
         files = read_files(config)
         token = Path(config.admin.token_file).read_text("utf-8").strip() if config.admin.token_file else None
@@ -221,7 +223,7 @@ def run(config: Config, config_path: str, out: TextIO | None = None) -> int:
         return _refuse(error, BAD_CONFIGURATION)
     place = config.runtime_dir or runtime_dir.default_path(config_path, os.environ, os.geteuid())
     try:
-        runtime = RuntimeDir.take(Path(place))
+        runtime = RuntimeDir.take(Path(place), () if account is None else (account.uid,))
     except RuntimeDirError as error:
         return _refuse(error, CANNOT_BIND)
     try:
@@ -250,7 +252,7 @@ async def _serve(new: Callable[[], Supervisor], admin: Bindings) -> int:
     return await new().serve(listening.sock, url)
 
 
-def _refuse(error: Exception, code: int) -> int:
+def _refuse(error: Exception | str, code: int) -> int:
     for line in str(error).splitlines():
         sys.stderr.write(f"balancer: {line}\n")
     return code

@@ -181,7 +181,7 @@ class Workers:
         try:
             await self._bring_up(slot)
         except WorkerError as error:
-            log.error(events.WORKER_FAILED, worker=slot, error=str(error))  # noqa: TRY400 - the text says it all
+            log.warning(events.WORKER_FAILED, worker=slot, error=str(error))
             await self._see_off(slot)
             return False
         return True

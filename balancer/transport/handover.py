@@ -27,8 +27,8 @@ _NAME_MAX = 1024  # bytes of a message: the giver's number and the listener's na
 _AT_ONCE = 64  # connections taken or accepted in one turn of the loop
 _PAUSE = 0.1  # after accept failed, e.g. for want of descriptors: clients wait in the queue
 _FDS = socket.CMSG_SPACE(array.array("i").itemsize)
-_FORWARDED = 255  # stands for the giver in a message that the supervisor passes on; such are not counted
-WORKERS_MAX = _FORWARDED
+_GIVER = 2  # bytes of a message that say who gave, before the listener's name
+_FORWARDED = 0xFFFF  # stands for the giver in a message that the supervisor passes on; such are not counted
 
 Take = Callable[[str, socket.socket], Awaitable[None]]
 
@@ -208,13 +208,13 @@ def _receive(inbox: socket.socket) -> _Message | None:
     if descriptors:
         connection = socket.socket(fileno=descriptors[0])
         connection.setblocking(False)
-    return _Message(data[0], data[1:].decode(), connection)
+    return _Message(int.from_bytes(data[:_GIVER], "little"), data[_GIVER:].decode(), connection)
 
 
 def _send(outlet: socket.socket, giver: int, listener: str, descriptor: int) -> bool:
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
     try:
-        outlet.sendmsg([bytes([giver]) + listener.encode()], rights)
+        outlet.sendmsg([giver.to_bytes(_GIVER, "little") + listener.encode()], rights)
     except OSError:
         return False
     return True

@@ -52,7 +52,8 @@ def bind_sockets(bind: Bind, slots: int) -> list[socket.socket]:
     try:
         first = _bind_tcp(bind, bind.port, exclusive=True)
         sockets.append(first)
-        first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if slots > 1:  # else nobody needs to join, and nobody can
+            first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         port = first.getsockname()[1]
         sockets.extend(_bind_tcp(bind, port, exclusive=False) for _ in range(slots - 1))
     except OSError as error:
