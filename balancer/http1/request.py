@@ -1,8 +1,9 @@
 """Request heads: validated by llhttp, then read once for the fields that an intermediary must understand.
 
 Hot path: every request passes here once. llhttp judges the grammar of the bytes up to and including the empty
-line (never a body); one case-sensitive search over the lower-cased head finds our fields; what must not travel on
-is kept as spans to cut, so that every other byte is forwarded as it came. RFC 9112 sections 2-6, RFC 9110 7.6.1.
+line (never a body). A plain head is then read by `plain_heads`; in any other one case-sensitive search over the
+lower-cased head finds our fields. What must not travel on is kept as spans to cut, so that every other byte is
+forwarded as it came. RFC 9112 sections 2-6, RFC 9110 7.6.1.
 """
 
 import re
@@ -25,6 +26,7 @@ from balancer.errors import (
     ProtocolError,
 )
 from balancer.http1.message import PLAIN, TOKEN, RareFields, RequestHead
+from balancer.http1.plain_heads import plain_request
 from balancer.http1.request_fields import RequestFields
 from balancer.http1.target import check_host, parse_target
 
@@ -59,6 +61,16 @@ def parse_request_head(raw: bytes, uri_bytes: int, header_count: int) -> Request
         pass  # whether it is one is decided below, by our own rules
     except (HttpParserError, HttpParserCallbackError) as error:
         raise _verdict(raw, error) from None
+    plain = plain_request(raw, uri_bytes, header_count)
+    if plain is None:
+        return _read_head(raw, uri_bytes, header_count)
+    head = RequestHead(raw, *plain)
+    head.host = check_host(head.host_field)
+    return head
+
+
+def _read_head(raw: bytes, uri_bytes: int, header_count: int) -> RequestHead:
+    """Any head that llhttp accepted, with whatever it says."""
     line_end = raw.find(b"\r\n")
     parts = raw[:line_end].split(b" ")
     if len(parts) != 3 or raw[0] < 33:  # llhttp skips CR and LF in front of a method

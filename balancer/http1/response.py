@@ -10,6 +10,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from balancer.errors import BAD_RESPONSE, RESPONSE_HEAD_TOO_LARGE, ProtocolError
 from balancer.http1.answers import REASONS, STATUS_LINE
 from balancer.http1.message import CHUNKED, NO_BODY, PLAIN_LENGTH, UNTIL_CLOSE, ResponseHead, cut_nominated
+from balancer.http1.plain_heads import plain_response
 
 HEAD_BYTES = 80 * 1024  # h11's and llhttp's own order; nginx's 4 KiB is a famous 502
 HEADER_COUNT = 200
@@ -41,6 +42,15 @@ def parse_response_head(raw: bytes, method: bytes) -> ResponseHead:
         pass  # 101 and answers to CONNECT: judged by the exchange
     except HttpParserError as error:
         raise ProtocolError(BAD_RESPONSE, str(error)) from None
+    plain = plain_response(raw) if method != b"HEAD" else None
+    if plain is None:
+        return _read_head(raw, method)
+    status, line_end, length, cuts, has_date = plain
+    return ResponseHead(raw, status, line_end, raw[:line_end], length, cuts, has_date)
+
+
+def _read_head(raw: bytes, method: bytes) -> ResponseHead:
+    """Any head that llhttp accepted, with whatever it says."""
     line_end = raw.find(b"\r\n")
     line = raw[:line_end]
     if line not in _KNOWN_LINES:

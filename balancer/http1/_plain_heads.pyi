@@ -1,0 +1,6 @@
+"""The compiled form of plain_heads.py; its twins say what these do."""
+
+from balancer.http1.plain_heads import PlainRequest, PlainResponse
+
+def plain_request(raw: bytes, uri_bytes: int, header_count: int, /) -> PlainRequest | None: ...
+def plain_response(raw: bytes, /) -> PlainResponse | None: ...
