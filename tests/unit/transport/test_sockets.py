@@ -12,6 +12,7 @@ from balancer.config.model import Bind
 from balancer.transport.sockets import (
     BACKLOG,
     BindError,
+    accept_all,
     bind_sockets,
     bound,
     file_identity,
@@ -169,6 +170,32 @@ def test_after_refuse_new_what_is_queued_is_served_and_nothing_new_enters(opened
 def _blocking(sock: socket.socket) -> socket.socket:
     sock.settimeout(DEADLINE)
     return sock
+
+
+def test_where_filters_are_roots_alone_new_connections_are_not_refused_and_none_is_lost(
+    opened: list[socket.socket],
+) -> None:
+    class Unprivileged(socket.socket):
+        def setsockopt(self, *arguments: object) -> None:
+            raise PermissionError(1, "Operation not permitted")
+
+    [bound_socket] = bind_sockets(LOOPBACK, 1)
+    listening = Unprivileged(fileno=bound_socket.detach())
+    opened.append(listening)
+    assert not refuse_new(listening)
+    connect(listening.getsockname(), opened)
+
+
+def test_accept_all_takes_the_whole_queue_and_does_not_wait(opened: list[socket.socket]) -> None:
+    [listening] = bind_sockets(LOOPBACK, 1)
+    opened.append(listening)
+    for _ in range(5):
+        connect(listening.getsockname(), opened)
+    accepted = accept_all(listening)
+    opened += accepted
+    assert len(accepted) == 5
+    assert not any(sock.getblocking() for sock in accepted)
+    assert accept_all(listening) == []
 
 
 def test_refuse_new_leaves_a_unix_socket_alone(tmp_path: Path, opened: list[socket.socket]) -> None:
