@@ -32,7 +32,7 @@ from balancer.proxy.downstream import AWAITING_HEAD, Downstream
 from balancer.proxy.server import ProxyServer
 from balancer.proxy.upstream import Upstream
 from balancer.telemetry.registry import Registry
-from tests.fuzz.request_model import Listener as ModelListener
+from tests.fuzz.forwarding_model import Listener as ModelListener
 
 PEER = "192.0.2.7"
 PORT = 8080
@@ -61,7 +61,7 @@ LISTENERS = {
 }
 
 
-class Misuse(AssertionError):
+class MisuseError(AssertionError):
     """The data path did to a transport what would raise, or be lost, on a real one."""
 
 
@@ -97,7 +97,7 @@ class Wire(asyncio.Transport):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if self.ended or self.closed:
-            raise Misuse(f"{bytes(data)[:80]!r} is written to a connection that is ended")
+            raise MisuseError(f"{bytes(data)[:80]!r} is written to a connection that is ended")
         self.written += data
 
     def can_write_eof(self) -> bool:
@@ -105,7 +105,7 @@ class Wire(asyncio.Transport):
 
     def write_eof(self) -> None:
         if self.closed:
-            raise Misuse("the end is written to a connection that is closed")
+            raise MisuseError("the end is written to a connection that is closed")
         self.ended = True
 
     def pause_reading(self) -> None:

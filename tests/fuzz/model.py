@@ -27,8 +27,9 @@ HOST_BYTES = 255
 
 # What a client may not have removed by naming it in Connection.
 PROTECTED = frozenset(
-    b"host content-length transfer-encoding content-type content-encoding authorization cookie cache-control forwarded "
-    b"via x-request-id x-real-ip x-forwarded-for x-forwarded-proto x-forwarded-host x-forwarded-port expect date".split()
+    b"host content-length transfer-encoding content-type content-encoding authorization cookie cache-control expect "
+    b"forwarded via x-request-id x-real-ip x-forwarded-for x-forwarded-proto x-forwarded-host x-forwarded-port "
+    b"date".split()
 )
 CONNECTION_WORDS = frozenset((b"close", b"keep-alive", b"upgrade", b"te", b""))
 
@@ -180,7 +181,7 @@ _NOT_TRAILERS = re.compile(
 
 
 def may_be_trailer(name: bytes) -> bool:
-    """Whether a trailer field of this name may travel on; `_` counts as `-`, as some backends cannot tell them apart."""
+    """Whether a trailer field of this name may travel on; `_` counts as `-`: some backends cannot tell them apart."""
     key = name.lower()
     return not _NOT_TRAILERS(key.replace(b"_", b"-")) or key == b"content-digest"
 

@@ -5,14 +5,13 @@ any of their statuses will do; where we may refuse what the RFC allows, `may_ref
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from tests.fuzz.forwarding_model import Listener, RequestHead, offers_websocket, sent_fields
 from tests.fuzz.model import (
     CHUNKED,
     EMPTY_LINES,
-    NO_FIELDS,
     Body,
-    Fields,
     Framing,
     Pairs,
     members,
@@ -25,40 +24,17 @@ from tests.fuzz.model import (
     valid_host,
 )
 
-MADE_ID = b"<made id>"
-FORWARDING = (
-    b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port", b"x-real-ip", b"forwarded",
-)  # fmt: skip
-HOP_BY_HOP = frozenset((b"connection", b"te", b"upgrade", b"keep-alive", b"proxy-connection", b"transfer-encoding"))
-# Names that a backend may fold onto ours: dropped when written with "_", and the framing ones refused.
-TWINS = frozenset((*FORWARDING[:5], b"x-request-id", b"keep-alive", b"proxy-connection"))
 FRAMING_TWINS = frozenset((b"content-length", b"transfer-encoding"))
 # RFC 9110 section 9 and the registry, as far as WebDAV, UPnP and HTTP caches use it.
 METHODS = frozenset(
-    b"GET HEAD POST PUT DELETE OPTIONS PATCH ACL BIND CHECKOUT COPY LINK LOCK M-SEARCH MERGE MKACTIVITY MKCALENDAR MKCOL "
-    b"MOVE NOTIFY PROPFIND PROPPATCH PURGE QUERY REBIND REPORT SEARCH SOURCE SUBSCRIBE UNBIND UNLINK UNLOCK "
+    b"GET HEAD POST PUT DELETE OPTIONS PATCH ACL BIND CHECKOUT COPY LINK LOCK M-SEARCH MERGE MKACTIVITY MKCALENDAR "
+    b"MKCOL MOVE NOTIFY PROPFIND PROPPATCH PURGE QUERY REBIND REPORT SEARCH SOURCE SUBSCRIBE UNBIND UNLINK UNLOCK "
     b"UNSUBSCRIBE".split()
 )
 # Methods of RTSP and of the preface of HTTP/2: not HTTP's, and refused as such or as unknown.
 FOREIGN = frozenset(
     b"PRI DESCRIBE ANNOUNCE SETUP PLAY PAUSE TEARDOWN GET_PARAMETER SET_PARAMETER REDIRECT RECORD FLUSH".split()
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Listener:
-    """What the model must know of a listener and its pool."""
-
-    peer: bytes
-    port: bytes
-    trusted: bool
-    forwarded: bool
-    via: bytes
-    backend: bytes
-    uri_bytes: int
-    header_count: int
-    head_bytes: int
-    max_body: int | None
 
 
 @dataclass(slots=True)
@@ -102,20 +78,6 @@ class Unfinished:
 
 
 Verdict = Forwarded | Rejected | Answered | Unfinished
-
-
-@dataclass(slots=True)
-class _Head:
-    """A request head under examination; `faults` are the statuses that fit what is wrong."""
-
-    faults: set[int] = field(default_factory=set)
-    may_refuse: set[int] = field(default_factory=set)
-    method: bytes = b""
-    target: bytes = b""
-    authority: bytes | None = None
-    minor: int = 1
-    fields: Fields = NO_FIELDS
-    framing: Framing = None
 
 
 def read_requests(data: bytes, listener: Listener) -> list[Verdict]:
@@ -201,7 +163,7 @@ def _unfinished(rest: bytes, listener: Listener) -> Unfinished:
     return Unfinished(frozenset(must), frozenset(may))
 
 
-def _settle(head: _Head, data: bytes, end: int, listener: Listener) -> Verdict:
+def _settle(head: RequestHead, data: bytes, end: int, listener: Listener) -> Verdict:
     options = members(head.fields(b"connection"))
     close = head.minor == 0 or b"close" in options
     body = read_body(data, end, head.framing)
@@ -223,7 +185,7 @@ def _settle(head: _Head, data: bytes, end: int, listener: Listener) -> Verdict:
     return Forwarded(
         head.method,
         head.target,
-        _sent_fields(head, options, listener),
+        sent_fields(head, options, listener),
         head.framing,
         body,
         close,
@@ -236,9 +198,9 @@ _version = re.compile(rb"HTTP/[0-9]\.[0-9]").fullmatch
 _visible = re.compile(rb"[!-~]+").fullmatch
 
 
-def _read_head(raw: bytes, listener: Listener) -> _Head:
+def _read_head(raw: bytes, listener: Listener) -> RequestHead:
     """The parts of a head without its last two CRLF, with the faults of their grammar."""
-    head = _Head()
+    head = RequestHead()
     line, *lines = raw.split(b"\r\n")
     fields = read_fields(lines)
     if fields is None:
@@ -249,7 +211,7 @@ def _read_head(raw: bytes, listener: Listener) -> _Head:
     return head
 
 
-def _read_line(head: _Head, line: bytes, uri_bytes: int) -> None:
+def _read_line(head: RequestHead, line: bytes, uri_bytes: int) -> None:
     parts = line.split(b" ")
     if len(parts) != 3 or not token(parts[0]) or not _version(parts[2]):
         head.faults.add(400)
@@ -275,7 +237,7 @@ _absolute = re.compile(rb"https?://([^/?#]*)([/?].*)?", re.IGNORECASE | re.DOTAL
 _bad_escape = re.compile(rb"%(?![0-9A-Fa-f]{2})|%00").search
 
 
-def _read_target(head: _Head, target: bytes) -> bool:
+def _read_target(head: RequestHead, target: bytes) -> bool:
     """RFC 9112 section 3.2; False if it is none of ours."""
     if b"#" in target:
         return False
@@ -295,7 +257,7 @@ def _read_target(head: _Head, target: bytes) -> bool:
     return path.startswith(b"/") and b"\\" not in path and not _bad_escape(path)
 
 
-def _host(head: _Head) -> None:
+def _host(head: RequestHead) -> None:
     hosts = head.fields(b"host")
     if (
         len(hosts) > 1
@@ -306,7 +268,7 @@ def _host(head: _Head) -> None:
         head.faults.add(400)
 
 
-def _framing(head: _Head) -> None:
+def _framing(head: RequestHead) -> None:
     """RFC 9112 section 6; everything that two readers could read differently is refused."""
     lengths, codings = head.fields(b"content-length"), head.fields(b"transfer-encoding")
     if any(name.key.replace(b"_", b"-") in FRAMING_TWINS and b"_" in name.name for name in head.fields.lines):
@@ -326,106 +288,19 @@ def _framing(head: _Head) -> None:
         head.may_refuse.add(400)  # lawful white space that hardly any sender uses, and that hides codings
 
 
-def _rest(head: _Head) -> None:
+def _rest(head: RequestHead) -> None:
     expected = head.fields(b"expect")
     if head.minor and expected and [value.lower() for value in expected] != [b"100-continue"]:
         head.faults.add(417)
     forwards = head.fields(b"max-forwards")
     if head.method == b"OPTIONS" and (len(forwards) > 1 or any(not plain_number(value) for value in forwards)):
         head.faults.add(400)
-    if _offers_websocket(head) and head.framing not in (None, 0):
+    if offers_websocket(head) and head.framing not in (None, 0):
         head.faults.add(400)
 
 
-def _offers_websocket(head: _Head) -> bool:
-    offers = [value.lower() for value in head.fields(b"upgrade")]
-    options = members(head.fields(b"connection"))
-    return head.minor == 1 and offers == [b"websocket"] and b"upgrade" in options
-
-
-def _passages(head: _Head, listener: Listener) -> int:
+def _passages(head: RequestHead, listener: Listener) -> int:
     """How often the request passed us already (RFC 9110 section 7.6.3: protocol, white space, pseudonym)."""
     entries = b",".join(head.fields(b"via")).split(b",")
     passages = [re.split(rb"[ \t]+", entry.strip(b" \t")) for entry in entries]
     return sum(1 for words in passages if len(words) > 1 and words[1] == listener.via)
-
-
-_request_id = re.compile(rb"[A-Za-z0-9._:/+=\-]{1,128}").fullmatch
-
-
-def _sent_fields(head: _Head, options: list[bytes], listener: Listener) -> Pairs:
-    """The fields that the backend gets, in their order: the client's that stay, then ours."""
-    gone = nominated(options)
-    sent: Pairs = []
-    number: list[bytes] = []
-    request_id = False
-    for line in head.fields.lines:
-        key = line.key
-        if key in HOP_BY_HOP or key in FORWARDING or key == b"via" or key in gone:
-            continue
-        if b"_" in key and key.replace(b"_", b"-") in TWINS:
-            continue
-        if key == b"x-request-id":
-            if request_id or not _request_id(line.value):
-                continue
-            request_id = True
-        elif (key == b"expect" and (head.minor == 0 or head.framing in (None, 0))) or (
-            key == b"max-forwards" and head.method == b"OPTIONS"
-        ):
-            continue
-        elif key == b"content-length" and line.raw != b" " + line.value:
-            number.append(line.value)
-            continue
-        elif key == b"host" and head.authority not in (None, line.value):
-            sent.append((b"Host", head.authority or b""))
-            continue
-        sent.append((line.name, line.value))
-    if not head.fields(b"host"):
-        sent.insert(0, (b"Host", listener.backend if head.authority is None else head.authority))
-    if head.framing == CHUNKED:
-        sent.append((b"Transfer-Encoding", b"chunked"))
-    sent += [(b"Content-Length", value) for value in number]
-    sent += _connection_fields(head)
-    sent += _client_fields(head, listener)
-    if not request_id:
-        sent.append((b"X-Request-Id", MADE_ID))
-    return sent
-
-
-def _connection_fields(head: _Head) -> Pairs:
-    ours: Pairs = []
-    if _offers_websocket(head) and head.method == b"GET":
-        ours += [(b"Connection", b"upgrade"), (b"Upgrade", b"websocket")]
-    elif head.minor and b"trailers" in members(head.fields(b"te")):
-        ours += [(b"TE", b"trailers"), (b"Connection", b"TE")]
-    forwards = head.fields(b"max-forwards")
-    if head.method == b"OPTIONS" and forwards:
-        ours.append((b"Max-Forwards", b"%d" % (int(forwards[0]) - 1)))
-    return ours
-
-
-def _client_fields(head: _Head, listener: Listener) -> Pairs:
-    """Who asks, by which way: RFC 9110 section 7.6.3, RFC 7239 and the X-Forwarded fields."""
-    received = {key: b", ".join(head.fields(key)) if listener.trusted else b"" for key in FORWARDING}
-    hosts = head.fields(b"host") if head.authority is None else [head.authority]
-    host = hosts[0] if hosts else b""
-    chain = received[b"x-forwarded-for"]
-    ours = [
-        (b"X-Forwarded-For", chain + b", " + listener.peer if chain else listener.peer),
-        (b"X-Forwarded-Proto", received[b"x-forwarded-proto"] or b"http"),
-    ]
-    if received[b"x-forwarded-host"] or host:
-        ours.append((b"X-Forwarded-Host", received[b"x-forwarded-host"] or host))
-    ours.append((b"X-Forwarded-Port", received[b"x-forwarded-port"] or listener.port))
-    if received[b"x-real-ip"]:
-        ours.append((b"X-Real-IP", received[b"x-real-ip"]))
-    before = received[b"forwarded"]
-    if listener.forwarded:
-        quoted = b'"' + host + b'"' if b":" in host or b"[" in host else host
-        mine = b"for=" + listener.peer + b";proto=http" + (b";host=" + quoted if host else b"")
-        ours.append((b"Forwarded", before + b", " + mine if before else mine))
-    elif before:
-        ours.append((b"Forwarded", before))
-    passed = [*head.fields(b"via"), b"1.%d %b" % (head.minor, listener.via)]
-    ours.append((b"Via", b", ".join(passed)))
-    return ours

@@ -1,22 +1,15 @@
 """Requests: feed the bytes of a client to the data path, and compare what the backend got with the model."""
 
-from random import Random
+from typing import NamedTuple
 
 import h11
 
 from balancer.proxy.downstream import BUSY, LINGERING, Downstream
+from tests.fuzz.findings import FindingError, Judged, check, read_own_answer
+from tests.fuzz.forwarding_model import MADE_ID
 from tests.fuzz.in_memory import LISTENERS, Proxy, awaits_request, end_wire, wire_of
 from tests.fuzz.model import CHUNKED, Pairs
-from tests.fuzz.request_model import (
-    MADE_ID,
-    Answered,
-    Forwarded,
-    Listener,
-    Rejected,
-    Unfinished,
-    Verdict,
-    read_requests,
-)
+from tests.fuzz.request_model import Answered, Forwarded, Rejected, Unfinished, Verdict, read_requests
 
 RESPONSE = b"HTTP/1.1 204 No Content\r\nDate: Sat, 21 Nov 2026 10:00:00 GMT\r\n\r\n"
 RELAYED = RESPONSE
@@ -24,24 +17,26 @@ RELAYED_CLOSE = RESPONSE[:-2] + b"Connection: close\r\n\r\n"
 MADE_ID_DIGITS = 28
 
 
-class Finding(AssertionError):
-    """The data path did other than the model says."""
+class RequestInput(NamedTuple):
+    """What a client sends: `data` in `pieces`, to one of the LISTENERS.
 
+    `eager`: the backend answers each request at once, not only when the client can send no more. `keep`: the
+    connection may serve the next input.
+    """
 
-def check(true: object, text: str) -> None:
-    """Raise a Finding unless true."""
-    if not true:
-        raise Finding(text)
+    data: bytes
+    pieces: list[bytes]
+    listener: str = "plain"
+    eager: bool = False
+    keep: bool = False
 
 
 class RequestRun:
-    """One input in one client connection. `kept` is a connection of an earlier input that still serves."""
+    """One input in one client connection."""
 
-    def __init__(self, proxy: Proxy, listener: str, kept: Downstream | None) -> None:
-        self.proxy = proxy
-        self.model: Listener = LISTENERS[listener]
-        self.client = kept if kept is not None else proxy.connect(listener)
-        self.wire = wire_of(self.client)
+    def __init__(self, proxy: Proxy, client: Downstream) -> None:
+        self.client = client
+        self.wire = wire_of(client)
         self.upstream = proxy.idle_upstream()
         self.upstream_wire = wire_of(self.upstream)
         self._seen_up = len(self.upstream_wire.written)
@@ -89,22 +84,30 @@ class RequestRun:
         return self._new_up(), b"".join(self.told)
 
 
-def fuzz_request(proxy: Proxy, data: bytes, pieces: list[bytes], rng: Random, kept: Downstream | None) -> list[Verdict]:
-    """Run one input and judge it; the verdicts of the model. Raises Finding. `kept` may be used up by it."""
-    name = "plain" if kept is None and rng.random() < 0.7 else "trusted" if kept is None else kept.listener.name
-    verdicts = read_requests(data, LISTENERS[name])
-    run = RequestRun(proxy, name, kept)
-    run.feed(pieces, eager=rng.random() < 0.5)
+def fuzz_request(proxy: Proxy, given: RequestInput, kept: Downstream | None) -> Judged:
+    """Run one input and judge it. Raises FindingError. `kept` is a connection of an earlier input that still serves."""
+    client = kept if kept is not None else proxy.connect(given.listener)
+    verdicts = read_requests(given.data, LISTENERS[client.listener.name])
+    run = RequestRun(proxy, client)
+    run.feed(given.pieces, eager=given.eager)
     rest, told = run.finish()
-    _judge(run, verdicts, rest, told, whole=len(pieces) == 1)
-    if not (verdicts and isinstance(verdicts[-1], Forwarded) and awaits_request(run.client) and rng.random() < 0.5):
-        run.proxy.gone(run.client)
-        check(not run.upstream.closed or run.upstream not in proxy.connections.idle, "a closed connection is kept")
+    _judge(run, verdicts, rest, told, whole=len(given.pieces) == 1)
+    stays = given.keep and awaits_request(client) and bool(verdicts) and isinstance(verdicts[-1], Forwarded)
+    if not stays:
+        proxy.gone(client)
         leaks = proxy.leaks()
         check(not leaks, f"left behind: {', '.join(leaks)}")
     if run.upstream.closed:
         end_wire(run.upstream)
-    return verdicts
+    first = verdicts[0] if verdicts else None
+    valid = isinstance(first, Forwarded) and first.body.state == "complete"
+    return Judged(valid, _label(first, told), client if stays else None)
+
+
+def _label(first: Verdict | None, told: bytes) -> str:
+    if first is None or not told:
+        return "waits"
+    return "forwarded" if told.startswith(RELAYED[:-2]) else f"answered {told[9:12].decode()}"
 
 
 def _judge(run: RequestRun, verdicts: list[Verdict], rest: bytes, told: bytes, *, whole: bool) -> None:
@@ -194,16 +197,6 @@ def _refused(told: bytes, at: int, statuses: frozenset[int], why: str, *, head: 
     return end
 
 
-def read_own_answer(told: bytes, at: int, *, bodiless: bool) -> tuple[int, bool, int]:
-    """Status, whether it says close, and the offset behind it, of an answer that we made."""
-    head_end = told.find(b"\r\n\r\n", at) + 4
-    check(head_end > 3 and told.startswith(b"HTTP/1.1 ", at), f"told the client what is no answer: {told[at:]!r:.200}")
-    lines = told[at : head_end - 4].split(b"\r\n")
-    fields = dict(line.split(b": ", 1) for line in lines[1:])
-    size = int(fields.get(b"Content-Length", b"0"))
-    return int(lines[0][9:12]), fields.get(b"Connection") == b"close", head_end + (0 if bodiless else size)
-
-
 def compare_request(sent: bytes, expected: Forwarded) -> None:
     """What the backend got is exactly the expected request, as h11 reads it."""
     connection = _reader(sent)
@@ -249,7 +242,7 @@ def _read(connection: h11.Connection, expected: Forwarded) -> tuple[bytes, Pairs
             else:
                 return bytes(content), [], False
     except h11.RemoteProtocolError as error:
-        raise Finding(f"h11 refuses what was forwarded: {error}") from error
+        raise FindingError(f"h11 refuses what was forwarded: {error}") from error
 
 
 def _compare_head(request: h11.Request, expected: Forwarded) -> None:

@@ -48,6 +48,9 @@ class Head:
     fields: Pairs
 
 
+NO_BODY = Body("open", b"", [], -1)
+
+
 @dataclass(slots=True)
 class Expected:
     """What the client gets: `interims`, then what `ending` says.
@@ -62,14 +65,14 @@ class Expected:
     ending: str = "waiting"
     final: Head | None = None
     framing: Framing = None
-    body: Body = Body("open", b"", [], -1)
+    body: Body = NO_BODY
     close: bool = False
     reusable: bool = False
     said: int = 0
     doomed: bool = False  # while waiting: what came can be seen to be no head
 
 
-class _Bad(Exception):
+class _BadResponseError(Exception):
     """The response cannot be passed on."""
 
 
@@ -86,35 +89,36 @@ class _Parsed:
 def read_responses(data: bytes, asked: Asked, *, ended: bool) -> Expected:
     """What the client is to see of `data`, which is all that the backend sent; `ended`: and then it closed."""
     expected = Expected()
-    at = 0
     try:
-        while True:
-            end = data.find(b"\r\n\r\n", at) + 4
-            if end == 3:
-                return _no_head(data[at:], expected, ended=ended)
-            if end - at > HEAD_BYTES:
-                raise _Bad
-            parsed = _parse(data[at : end - 4])
-            at = end
-            if parsed.status >= 200:
-                return _final(data, at, parsed, (asked, expected, ended))
-            if parsed.status == 101:
-                return _switch(data, at, parsed, (asked, expected, ended))
-            if len(expected.interims) == INTERIM_MAX:
-                raise _Bad
-            expected.interims.append(_interim(parsed))
-    except _Bad:
+        _read(data, asked, expected, ended=ended)
+    except _BadResponseError:
         expected.ending = "bad"
-        return expected
-
-
-def _no_head(rest: bytes, expected: Expected, *, ended: bool) -> Expected:
-    if len(rest) > HEAD_BYTES:
-        raise _Bad
-    expected.said = len(rest)
-    expected.ending = "lost" if ended else "waiting"
-    expected.doomed = not rest.startswith(b"HTTP/"[: len(rest)])
     return expected
+
+
+def _read(data: bytes, asked: Asked, expected: Expected, *, ended: bool) -> None:
+    at = 0
+    while True:
+        end = data.find(b"\r\n\r\n", at) + 4
+        if (end if end > 3 else len(data)) - at > HEAD_BYTES:
+            raise _BadResponseError
+        if end == 3:
+            expected.said = len(data) - at
+            expected.ending = "lost" if ended else "waiting"
+            expected.doomed = not data[at:].startswith(b"HTTP/"[: expected.said])
+            return
+        parsed = _parse(data[at : end - 4])
+        at = end
+        if parsed.status >= 200:
+            _final(data[at:], parsed, asked, expected)
+            expected.ending = _ending(expected.body, parsed.framing, ended=ended)
+            return
+        if parsed.status == 101:
+            _switch(data[at:], parsed, asked, expected)
+            return
+        if len(expected.interims) == INTERIM_MAX:
+            raise _BadResponseError
+        expected.interims.append(_interim(parsed))
 
 
 _status_line = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t -~\x80-\xff]*))?").fullmatch
@@ -125,7 +129,7 @@ def _parse(raw: bytes) -> _Parsed:
     line = _status_line(first)
     fields = read_fields(lines)
     if line is None or fields is None or len(lines) > HEADER_COUNT:
-        raise _Bad
+        raise _BadResponseError
     status = int(line[2])
     reason = line[3] or b""
     if not reason or not reason.isascii():
@@ -133,15 +137,15 @@ def _parse(raw: bytes) -> _Parsed:
         reason = _NEW_PHRASES.get(status, reason)
     lengths, codings = fields(b"content-length"), fields(b"transfer-encoding")
     if len(lengths) + len(codings) > 1:
-        raise _Bad
+        raise _BadResponseError
     framing: Framing = None
     if lengths:
         if not plain_number(lengths[0]):
-            raise _Bad
+            raise _BadResponseError
         framing = int(lengths[0])
     elif codings:
         if codings[0].lower() != b"chunked" or line[1] == b"0":
-            raise _Bad
+            raise _BadResponseError
         framing = CHUNKED
     return _Parsed(status, reason, line[1] == b"0", fields, framing, members(fields(b"connection")))
 
@@ -177,31 +181,28 @@ def _interim(parsed: _Parsed) -> Head:
     return Head(parsed.status, parsed.reason, kept)
 
 
-def _switch(data: bytes, at: int, parsed: _Parsed, context: tuple[Asked, Expected, bool]) -> Expected:
+def _switch(behind: bytes, parsed: _Parsed, asked: Asked, expected: Expected) -> None:
     """RFC 9110 section 7.8: only to what was offered, and only if it says so in both fields."""
-    asked, expected, _ = context
     offer = [value.lower() for value in parsed.fields(b"upgrade")]
     if not asked.upgrade or offer != [b"websocket"] or b"upgrade" not in parsed.options:
-        raise _Bad
+        raise _BadResponseError
     kept, _ = _passed(parsed, drop_length=True)
     kept += [(b"Connection", b"upgrade"), (b"Upgrade", b"websocket")]
     expected.final = Head(101, parsed.reason, kept)
     expected.ending = "tunnel"
-    expected.body = Body("open", data[at:], [], -1)
-    return expected
+    expected.body = Body("open", behind, [], -1)
 
 
-def _final(data: bytes, at: int, parsed: _Parsed, context: tuple[Asked, Expected, bool]) -> Expected:
-    asked, expected, ended = context
+def _final(behind: bytes, parsed: _Parsed, asked: Asked, expected: Expected) -> None:
     status, framing = parsed.status, parsed.framing
     bodiless = asked.method == b"HEAD" or status in (204, 304)
     keep = b"close" not in parsed.options and (not parsed.old or b"keep-alive" in parsed.options)
     if status == 204:
         if framing not in (None, 0, CHUNKED):
-            raise _Bad
+            raise _BadResponseError
         keep = keep and framing != CHUNKED
     elif status == 205 and not bodiless and framing not in (None, 0):
-        raise _Bad
+        raise _BadResponseError
     kept, anew = _passed(parsed, drop_length=status == 204, frames=not bodiless)
     sent: Framing = framing
     if bodiless:
@@ -217,7 +218,8 @@ def _final(data: bytes, at: int, parsed: _Parsed, context: tuple[Asked, Expected
         sent = CHUNKED if asked.minor else UNTIL_CLOSE
     elif framing == CHUNKED and not asked.minor:
         sent = UNTIL_CLOSE
-    body = read_body(data, at, framing)
+    parsed.framing = framing
+    body = read_body(behind, 0, framing)
     expected.close = asked.close or asked.minor == 0 or asked.uploading
     if sent == CHUNKED:
         kept.append((b"Transfer-Encoding", b"chunked"))
@@ -231,9 +233,7 @@ def _final(data: bytes, at: int, parsed: _Parsed, context: tuple[Asked, Expected
     gone = nominated(parsed.options)
     trailers = [pair for pair in body.trailers if pair[0].lower() not in gone]
     expected.body = body._replace(trailers=trailers if asked.trailers and sent == CHUNKED else [])
-    expected.reusable = keep and not asked.uploading and body.state == "complete" and body.end == len(data)
-    expected.ending = _ending(body, framing, ended=ended)
-    return expected
+    expected.reusable = keep and not asked.uploading and body.state == "complete" and body.end == len(behind)
 
 
 def _ending(body: Body, framing: Framing, *, ended: bool) -> str:

@@ -1,15 +1,15 @@
 """Responses: feed the bytes of a backend to the data path, and compare what the client got with the model."""
 
 import asyncio
-from random import Random
+from typing import NamedTuple
 
 import h11
 
 from balancer.proxy.downstream import BUSY, Downstream
 from balancer.proxy.upstream import Upstream
+from tests.fuzz.findings import FindingError, Judged, check, read_own_answer
 from tests.fuzz.in_memory import Proxy, awaits_request, end_wire, wire_of
 from tests.fuzz.model import Pairs
-from tests.fuzz.requests import Finding, check, read_own_answer
 from tests.fuzz.response_model import DATE, Asked, Expected, Head, read_responses
 
 _HOST = b" HTTP/1.1\r\nHost: a.example\r\n"
@@ -25,25 +25,36 @@ REQUESTS: tuple[tuple[Asked, bytes], ...] = (
     (Asked(b"POST", minor=0), b"POST / HTTP/1.0\r\nHost: a.example\r\nContent-Length: 5\r\n\r\nhello"),
     (Asked(upgrade=True), b"GET /" + _HOST + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"),
     (Asked(b"POST", uploading=True), b"POST /" + _HOST + b"Content-Length: 5\r\n\r\nhel"),
-)  # fmt: skip
+)
 IDEMPOTENT = (b"GET", b"HEAD")
 AGAIN = b"HTTP/1.1 200 OK\r\nDate: Sat, 21 Nov 2026 10:00:00 GMT\r\nContent-Length: 5\r\n\r\n"
+
+
+class ResponseInput(NamedTuple):
+    """What a backend sends, in `pieces`, to the request with this number, and whether it then closes.
+
+    `keep`: the client's connection may serve the next input.
+    """
+
+    data: bytes
+    pieces: list[bytes]
+    request: int = 0
+    ended: bool = False
+    keep: bool = False
 
 
 class ResponseRun:
     """One request in one client connection, and what a backend says to it."""
 
-    def __init__(self, proxy: Proxy, asked: Asked, request: bytes, kept: Downstream | None) -> None:
-        self.proxy = proxy
-        self.asked = asked
-        self.client = kept if kept is not None else proxy.connect("plain")
-        self.wire = wire_of(self.client)
+    def __init__(self, proxy: Proxy, client: Downstream, request: int) -> None:
+        self.asked, data = REQUESTS[request]
+        self.client = client
+        self.wire = wire_of(client)
         self.start = len(self.wire.written)
         self.upstream: Upstream = proxy.idle_upstream()
-        self.client.data_received(request)
-        exchange = self.client.exchange
+        client.data_received(data)
+        exchange = client.exchange
         check(exchange is not None and exchange.attempt.upstream is self.upstream, "the request was not forwarded")
-        self.ended_by_us = False
 
     def feed(self, pieces: list[bytes], *, ended: bool) -> None:
         """Give the pieces to the backend's side, then perhaps its end."""
@@ -51,8 +62,7 @@ class ResponseRun:
             if wire_of(self.upstream).closed:
                 break
             self.upstream.data_received(piece)
-        self.ended_by_us = wire_of(self.upstream).closed
-        if ended and not self.ended_by_us:
+        if ended and not wire_of(self.upstream).closed:
             self.upstream.eof_received()
             end_wire(self.upstream)
 
@@ -62,35 +72,26 @@ class ResponseRun:
         return bytes(self.wire.written[self.start :])
 
 
-async def fuzz_response(
-    proxy: Proxy, data: bytes, pieces: list[bytes], rng: Random, kept: Downstream | None
-) -> Expected:
-    """Run one input and judge it; what the model expects. Raises Finding. The request is drawn from `rng`."""
-    asked, request = REQUESTS[int(rng.random() * len(REQUESTS))]
-    ended = rng.random() < 0.4
-    expected = read_responses(data, asked, ended=ended)
-    run = ResponseRun(proxy, asked, request, kept)
-    run.feed(pieces, ended=ended)
+async def fuzz_response(proxy: Proxy, given: ResponseInput, kept: Downstream | None) -> Judged:
+    """Run one input and judge it. Raises FindingError. `kept` is a connection of an earlier input that still serves."""
+    run = ResponseRun(proxy, kept if kept is not None else proxy.connect("plain"), given.request)
+    expected = read_responses(given.data, run.asked, ended=given.ended)
+    run.feed(given.pieces, ended=given.ended)
     idle = run.upstream in proxy.connections.idle and not run.upstream.closed
     if expected.ending == "lost" and await _sent_again(run, expected):
         _judge_second(run)
     else:
         _judge(run, expected)
-        if not ended:
-            check(idle == expected.reusable, f"the backend's connection is {'kept' if idle else 'closed'}")
-        check(not (ended and idle), "a connection that ended is kept")
-    if not (expected.reusable and awaits_request(run.client) and rng.random() < 0.7):
+        wanted = expected.reusable and not given.ended
+        check(idle == wanted, f"the backend's connection is {'kept' if idle else 'closed'}")
+    stays = given.keep and expected.reusable and awaits_request(run.client)
+    if not stays:
         proxy.gone(run.client)
         if run.upstream.closed:
             end_wire(run.upstream)
         leaks = proxy.leaks()
         check(not leaks, f"left behind: {', '.join(leaks)}")
-    return expected
-
-
-def upgrade_asked(rng: Random) -> bool:
-    """Whether the request that `fuzz_response` will draw from a generator in this state offers an upgrade."""
-    return REQUESTS[int(rng.random() * len(REQUESTS))][0].upgrade
+    return Judged(expected.ending in ("relayed", "tunnel"), expected.ending, run.client if stays else None)
 
 
 async def _sent_again(run: ResponseRun, expected: Expected) -> bool:
@@ -122,25 +123,21 @@ def _judge_second(run: ResponseRun) -> None:
 
 def _judge(run: ResponseRun, expected: Expected) -> None:
     told = run.told
-    wire = run.wire
     ending = expected.ending
     interims = expected.interims if run.asked.minor else []
+    at = _interim_bytes(told, interims)
+    if ending in ("bad", "lost") or (ending == "waiting" and expected.doomed and len(told) > at):
+        _compare_refusal(run, at)
+        if not interims:
+            return
     reader = _reader(run.asked)
     reader.receive_data(told)
     for interim in interims:
         _compare_head(_next(reader, h11.InformationalResponse), interim)
-    if ending in ("bad", "lost") or (
-        ending == "waiting" and expected.doomed and len(told) > _interim_bytes(told, interims)
-    ):
-        at = _interim_bytes(told, interims)
-        check(len(told) > at, "no answer to a response that cannot be passed on")
-        status, _, end = read_own_answer(told, at, bodiless=run.asked.method == b"HEAD")
-        check(status == 502, f"answered {status}, not 502: {told[at:]!r:.200}")
-        check(end == len(told), f"told more behind an answer of ours: {told[end:]!r:.200}")
-        check(run.upstream.closed, "the backend's connection stays although its response is bad")
+    if ending in ("bad", "lost"):
         return
     if ending == "waiting":
-        check(len(told) == _interim_bytes(told, interims), f"told the client {told!r:.300}, but no response is there")
+        check(len(told) == at or expected.doomed, f"told the client {told!r:.300}, but no response is there")
         return
     assert expected.final is not None
     if ending == "tunnel":
@@ -153,9 +150,19 @@ def _judge(run: ResponseRun, expected: Expected) -> None:
     content, complete = _part(reader)
     check(not complete, f"a response that is not whole was ended as if it were: {told!r:.300}")
     check(expected.body.content.startswith(content), f"the body begins {content!r:.200}")
-    check((ending == "cut") == wire.closed, f"the client's connection is {'closed' if wire.closed else 'open'}")
+    closed = run.wire.closed
+    check((ending == "cut") == closed, f"the client's connection is {'closed' if closed else 'open'}")
     if ending == "cut":
-        check(wire.reset, "a response that was cut short ended like a whole one")
+        check(run.wire.reset, "a response that was cut short ended like a whole one")
+
+
+def _compare_refusal(run: ResponseRun, at: int) -> None:
+    told = run.told
+    check(len(told) > at, "no answer to a response that cannot be passed on")
+    status, _, end = read_own_answer(told, at, bodiless=run.asked.method == b"HEAD")
+    check(status == 502, f"answered {status}, not 502: {told[at:]!r:.200}")
+    check(end == len(told), f"told more behind an answer of ours: {told[end:]!r:.200}")
+    check(run.upstream.closed, "the backend's connection stays although its response is bad")
 
 
 def _compare_whole(run: ResponseRun, reader: h11.Connection, expected: Expected) -> None:
@@ -175,7 +182,7 @@ def _compare_whole(run: ResponseRun, reader: h11.Connection, expected: Expected)
             trailers = list(event.headers)
             break
         else:
-            raise Finding(f"the client waits for more of {run.told!r:.400}")
+            raise FindingError(f"the client waits for more of {run.told!r:.400}")
     check(content == expected.body.content, f"the body is {bytes(content)!r:.200}, not {expected.body.content!r:.200}")
     wanted = [(name.lower(), value) for name, value in expected.body.trailers]
     check(trailers == wanted, f"the trailers are {trailers}, not {wanted}")
@@ -223,7 +230,7 @@ def _event(reader: h11.Connection) -> object:
     try:
         return reader.next_event()
     except h11.RemoteProtocolError as error:
-        raise Finding(f"h11 refuses what the client was told: {error}") from error
+        raise FindingError(f"h11 refuses what the client was told: {error}") from error
 
 
 def _next(reader: h11.Connection, kind: type) -> h11.Response | h11.InformationalResponse:
