@@ -36,9 +36,16 @@ def readable(fd: int) -> bool:
         _poll.unregister(fd)
 
 
-def unacknowledged(fd: int) -> int:
-    """Bytes written to the socket `fd` that the peer's kernel has not taken (tcp(7), SIOCOUTQ)."""
-    return int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+def unsent(transport: asyncio.Transport) -> int:
+    """Bytes that the peer has not taken: ours, and those in the kernel (tcp(7), SIOCOUTQ).
+
+    The kernel asks for more only when much of its buffer is free: ours alone would make a slow reader look dead.
+    """
+    size = transport.get_write_buffer_size()
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.fileno() < 0:
+        return size
+    return size + int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
 class ConnectError(Exception):

@@ -27,7 +27,7 @@ from balancer.http1.forwarding import Forwarder
 from balancer.http1.message import RequestHead
 from balancer.http1.request import check_partial_head, parse_request_head
 from balancer.proxy.answering import fields_for
-from balancer.proxy.connections import unacknowledged
+from balancer.proxy.connections import unsent
 from balancer.proxy.exchange import Exchange
 from balancer.proxy.report import report_refusal
 from balancer.proxy.upstream import HIGH_WATER
@@ -167,7 +167,7 @@ class Downstream(asyncio.Protocol):
         """The client reads slowly: stop the backend, and give the client `timeouts.send` to take some."""
         if self.exchange is not None:
             self.exchange.client_is_slow()
-        self._stalled_size = self._unsent()
+        self._stalled_size = unsent(self.transport)
         if self.state == BUSY:
             self.pause_reading()  # what it asks for next has to wait, too
         self._watch_until(monotonic() + self.listener.timeouts.send)
@@ -206,13 +206,8 @@ class Downstream(asyncio.Protocol):
         if deadline < self.slot_at and not self.closed:
             self.server.wheel.watch(self)
 
-    def _unsent(self) -> int:
-        """Bytes that the client has not taken: ours, and those in the kernel, which reports only large changes."""
-        sock = self.transport.get_extra_info("socket")
-        return self.transport.get_write_buffer_size() + (0 if sock is None else unacknowledged(sock.fileno()))
-
     def _judge_stalled(self, now: float) -> None:
-        size = self._unsent()
+        size = unsent(self.transport)
         if size < self._stalled_size:
             self._stalled_size = size
             self._watch_until(now + self.listener.timeouts.send)

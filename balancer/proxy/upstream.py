@@ -20,7 +20,7 @@ from balancer.errors import (
     ProtocolError,
 )
 from balancer.http1.response import HEAD_BYTES, parse_response_head
-from balancer.proxy.connections import IDLE, BackendConnections, readable
+from balancer.proxy.connections import IDLE, BackendConnections, readable, unsent
 from balancer.transport.tls import hold_unread
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 AWAITING_HEAD, IN_BODY, IN_TUNNEL = range(IDLE + 1, IDLE + 4)
 HIGH_WATER = 64 * 1024  # bytes kept for a slow reader before the other side is paused
 SALVAGE = 256 * 1024
+FLUSH_SECONDS = 5.0  # that a backend may take nothing of what is left of a tunnel
 
 
 class Upstream(asyncio.Protocol):
@@ -36,6 +37,7 @@ class Upstream(asyncio.Protocol):
 
     __slots__ = (
         "_buffer",
+        "_unflushed",
         "age_limit",
         "closed",
         "connections",
@@ -65,6 +67,7 @@ class Upstream(asyncio.Protocol):
         self.slot_at = math.inf
         self._buffer: bytearray | None = None
         self.reading = True
+        self._unflushed = 0
 
     # What asyncio calls.
 
@@ -130,8 +133,11 @@ class Upstream(asyncio.Protocol):
         """A timeout of the wheel: what was waited for did not come."""
         exchange = self.exchange
         if exchange is None:
-            self.connections.drop(self)
-            self.close()
+            if self.closed:
+                self._judge_flush(now)
+            else:
+                self.connections.drop(self)
+                self.close()
         elif not self.reading:
             self.deadline = now + 1.0  # the client is the slow one; its own timeout judges
             self.connections.wheel.watch(self)
@@ -172,13 +178,24 @@ class Upstream(asyncio.Protocol):
         self.close()
 
     def finish_tunnel(self) -> None:
-        """The client's side of a tunnel ended: flush what is written, then close."""
+        """The client's side of a tunnel ended: flush for as long as the backend takes some of it, then close."""
         self.exchange = None
         self.connections.active -= 1
         if not self.closed:
             self.closed = True
-            self.connections.wheel.forget(self)
             self.transport.close()
+            self._unflushed = unsent(self.transport)
+            self.deadline = monotonic() + FLUSH_SECONDS
+            self.connections.wheel.watch(self)
+
+    def _judge_flush(self, now: float) -> None:
+        left = unsent(self.transport)
+        if left < self._unflushed:
+            self._unflushed = left
+            self.deadline = now + FLUSH_SECONDS
+            self.connections.wheel.watch(self)
+        else:
+            self.transport.abort()
 
     def pause_reading(self) -> None:
         """Stop the backend: the client reads slowly."""

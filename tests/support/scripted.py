@@ -347,7 +347,7 @@ class Scene:
         """What is not 0, or more than at the start, though nobody talks any more."""
         families = ("balancer_backend_in_flight", "balancer_downstream_connections", "balancer_upstream_connections")
         left = {family: self.metric(family) for family in families}
-        left["descriptors"] = self.descriptors() - self.started_with - (1 if self.log_path.exists() else 0)
+        left["descriptors"] = self.descriptors() - self.started_with
         return {name: value for name, value in left.items() if value > 0}
 
     def assert_at_rest(self) -> None:
