@@ -5,6 +5,7 @@ import sys
 import time
 from typing import get_args
 
+from balancer.http1.plain_heads import COMPILED
 from tests.fuzz.campaign import VALID_SHARE, CampaignError, Kind, Range, replay, run
 
 
@@ -34,8 +35,10 @@ def _campaign(wanted: Range, jobs: int) -> bool:
     start = time.monotonic()
     tally = run(wanted, jobs)
     seconds = time.monotonic() - start
+    reader = "in C" if COMPILED else "in Python"
     print(
-        f"{wanted.kind}: {tally.inputs} inputs of seed {wanted.seed}, {tally.valid_share:.1%} valid, "
+        f"{wanted.kind}: {tally.inputs} inputs of seed {wanted.seed}, plain heads read {reader}, "
+        f"{tally.valid_share:.1%} valid, "
         f"{seconds:.1f} s, {seconds / tally.inputs * 1e6:.0f} us each"
     )
     for label, count in tally.labels.most_common():

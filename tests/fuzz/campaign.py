@@ -12,10 +12,17 @@ from pathlib import Path
 from random import Random
 from typing import Literal
 
+from balancer.http1.plain_heads import (
+    COMPILED,
+    plain_request,
+    plain_request_twin,
+    plain_response,
+    plain_response_twin,
+)
 from balancer.proxy.downstream import Downstream
-from tests.fuzz.findings import Judged
+from tests.fuzz.findings import Judged, check
 from tests.fuzz.grammar import Grammar, pieces
-from tests.fuzz.in_memory import InMemoryLoop, Proxy
+from tests.fuzz.in_memory import HEADER_COUNT, URI_BYTES, InMemoryLoop, Proxy
 from tests.fuzz.requests import RequestInput, fuzz_request
 from tests.fuzz.responses import REQUESTS, ResponseInput, fuzz_response
 
@@ -24,6 +31,7 @@ Input = RequestInput | ResponseInput
 
 CORPUS = Path(__file__).parent / "corpus"
 BATCH = 64
+TWINS_EVERY = 4  # the twin costs as much as all the rest of the parser
 VALID_SHARE = 0.2
 _SALT: dict[Kind, int] = {"requests": 1, "responses": 2}
 
@@ -84,6 +92,17 @@ def make_input(grammar: Grammar, kind: Kind, seed: int, number: int) -> Input:
     return ResponseInput(data, pieces(rng, data), request, ended=rng.random() < 0.4, keep=rng.random() < 0.7)
 
 
+def check_plain_heads(given: Input) -> None:
+    """The compiled reader of plain heads says what its twin in Python says, of these bytes or of any."""
+    head = given.data[: given.data.find(b"\r\n\r\n") + 4] or given.data
+    if isinstance(given, RequestInput):
+        fast, twin = (read(head, URI_BYTES, HEADER_COUNT) for read in (plain_request, plain_request_twin))
+        check(fast == twin, f"the compiled reader says {fast}, not {twin}")
+    else:
+        fast_response, twin_response = plain_response(head), plain_response_twin(head)
+        check(fast_response == twin_response, f"the compiled reader says {fast_response}, not {twin_response}")
+
+
 async def judge(proxy: Proxy, given: Input, kept: Downstream | None) -> Judged:
     """Run one input. Raises FindingError."""
     if isinstance(given, RequestInput):
@@ -109,6 +128,8 @@ async def _run(wanted: Range) -> Tally:
             kept = None
         given = make_input(grammar, wanted.kind, wanted.seed, number)
         try:
+            if COMPILED and number % TWINS_EVERY == 0:
+                check_plain_heads(given)
             judged = await judge(proxy, given, kept)
         except Exception as error:
             replay = f"python -m tests.fuzz --replay {wanted.kind}:{wanted.seed}:{number}"

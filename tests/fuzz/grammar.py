@@ -165,6 +165,15 @@ def _websocket(_: Random, draft: Draft) -> None:
     draft.lines += [b"Connection: keep-alive, Upgrade", b"Upgrade: websocket", b"Sec-WebSocket-Version: 13"]
 
 
+def _expect(rng: Random, draft: Draft) -> None:
+    draft.lines.append(one(rng, (b"Expect: 100-continue", b"Expect: x", b"Expect:", b"Expect: 100-continue, y")))
+
+
+def _options(rng: Random, draft: Draft) -> None:
+    draft.line[0] = b"OPTIONS"
+    draft.lines.append(one(rng, (b"Max-Forwards: 0", b"Max-Forwards: 0", b"Max-Forwards: 3", b"Max-Forwards: 03")))
+
+
 def _status(rng: Random, draft: Draft) -> None:
     draft.line[1] = one(rng, ODD_STATUSES)
 
@@ -190,25 +199,23 @@ def _with_octet(rng: Random, data: bytes) -> bytes:
     return data[:at] + octet + data[at + int(rng.random() * 2) :]
 
 
+def _head_too_large(rng: Random, draft: Draft) -> None:
+    if rng.random() < 0.1:  # they are slow to read
+        draft.lines += [b"X: 1"] * int(190 + rng.random() * 20) if rng.random() < 0.8 else [b"X: " + b"v" * 82_000]
+
+
 Mutation = Callable[[Random, Draft], None]
 _ANY: tuple[Mutation, ...] = (
     _line_twice, _line_gone, _line_forbidden, _name_changed, _value_changed, _length, _length, _coding, _coding,
     _chunks_spoilt, _chunks_spoilt, _line_end, _rest_changed, _start_line_changed, _line_long,
 )  # fmt: skip
-REQUEST_MUTATIONS = (
-    *_ANY,
-    _line_special,
-    _line_special,
-    _lines_many,
-    _method,
-    _target,
-    _target,
-    _version,
-    _host,
-    _host,
-    _websocket,
-)
-RESPONSE_MUTATIONS = (*_ANY, _status, _response_version, _reason, _special_response, _special_response)
+REQUEST_MUTATIONS: tuple[Mutation, ...] = (
+    *_ANY, _line_special, _line_special, _lines_many, _lines_many, _method, _method, _target, _target, _target,
+    _version, _host, _host, _websocket, _expect, _options,
+)  # fmt: skip
+RESPONSE_MUTATIONS: tuple[Mutation, ...] = (
+    *_ANY, _status, _response_version, _reason, _special_response, _special_response, _head_too_large,
+)  # fmt: skip
 
 
 def byte_mutation(rng: Random, data: bytes) -> bytes:
@@ -268,6 +275,8 @@ class Grammar:
     def response(self, rng: Random, *, upgrade: bool) -> bytes:
         """What a backend may send to one request: interim responses, the final one, and what it should not."""
         chance = rng.random()
+        if rng.random() < 0.01:
+            return b""
         if chance < 0.03 and self._responses:
             return one(rng, self._responses)
         data = b""

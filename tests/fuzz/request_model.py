@@ -128,7 +128,7 @@ def _request(data: bytes, at: int, end: int, listener: Listener) -> Verdict:
         if isinstance(head.framing, int) and listener.max_body is not None and head.framing > listener.max_body:
             faults.add(413)
     if faults:
-        return Rejected(frozenset(faults), head.method == b"HEAD")
+        return Rejected(frozenset(faults | head.may_refuse), head.method == b"HEAD")
     return _settle(head, data, end, listener)
 
 
