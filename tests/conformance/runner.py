@@ -159,7 +159,7 @@ class Run:
         wanted = len(self.methods)
         if self.case.end == "closed":
             await self.pulse.until(lambda: bool(wire.ended) or self._may_linger(wire), PATIENCE)
-            if not wire.ended:
+            if not wire.ended and self._may_linger(wire):
                 await wire.send(PROBE)  # must be ignored: the verdict counts the probes that reached the origin
                 await wire.consumed()
             return

@@ -33,6 +33,12 @@ def test_case_names_are_unique() -> None:
     assert not [name for name, count in Counter(case.name for case in CASES).items() if count > 1]
 
 
+def test_the_page_shows_every_row(project: Path) -> None:
+    page = (project / "docs" / "conformance.md").read_text(encoding="utf-8")
+    missing = [row for row in ROWS if f"| {row} |" not in page]
+    assert not missing, "run `python -m tests.conformance` to write the page anew"
+
+
 def test_the_full_tier_cuts_at_every_byte_over_both_transports() -> None:
     case = next(case for case in CASES if case.splits and case.tls and case.reply_bytes)
     modes = all_modes(case)
