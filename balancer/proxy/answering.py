@@ -88,7 +88,8 @@ def by_route(exchange: "Exchange", route: "RoutePlan", data: bytes, offset: int)
         status = route.answer.status
         fields, body = route.answer.content(head, exchange.downstream.listener.scheme)
         if route.edit_response is not None:
-            fields = route.edit_response(b"\r\n" + fields[:-2])[2:] + b"\r\n" if fields else fields
+            # An editor's lines have their CRLF in front, these behind; either may be none.
+            fields = (route.edit_response((b"\r\n" + fields)[:-2]) + b"\r\n")[2:]
         out = answer(
             status,
             close=exchange.close,

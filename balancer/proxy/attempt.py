@@ -72,7 +72,7 @@ class Attempt:
         if backend is None:
             return pool.state.explain(now)
         self._pool = pool
-        if pool.backend_host or not self._exchange.head.host_field:  # or an HTTP/1.0 request without Host
+        if pool.backend_host or (not self._exchange.head.host_field and pool.host is None):  # HTTP/1.0 without Host
             payload = replace_host(payload, backend.host_field)
         self._payload = payload
         self._begin(backend, now)
