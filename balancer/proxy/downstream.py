@@ -482,7 +482,11 @@ class Downstream(asyncio.Protocol):
         self._lingered = 0
         if self.closed:
             return
-        self._watch_until(monotonic() + LINGER_SECONDS)
+        if self.transport.get_write_buffer_size():  # the answer first, for as long as the client takes some of it
+            self._stalled_size = unsent(self.transport)
+            self._watch_until(monotonic() + self.listener.timeouts.send)
+        else:
+            self._watch_until(monotonic() + LINGER_SECONDS)
         self.resume_reading()
         if self.transport.can_write_eof() and not self.transport.is_closing():
             self.transport.write_eof()

@@ -381,5 +381,7 @@ class Exchange:
         upstream = self.attempt.upstream
         if upstream is not None:
             upstream.resume_reading()
-            if upstream.state == IN_BODY:
+            if self.tunnel is not None:
+                self.tunnel.in_use()
+            elif upstream.state == IN_BODY:
                 upstream.watch_until(deadline_after(upstream.connections.timeouts.body_idle))

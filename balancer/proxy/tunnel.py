@@ -55,6 +55,10 @@ class Tunnel:
             exchange.downstream.transport.write(data)
         self._upstream.watch_until(deadline_after(self._idle))
 
+    def in_use(self) -> None:
+        """It was not silent: `tunnel_idle` begins anew."""
+        self._upstream.watch_until(deadline_after(self._idle))
+
     def end(self, outcome: Outcome) -> None:
         """One side closed, or both were silent too long: flush what is written and close the other."""
         exchange = self._exchange
