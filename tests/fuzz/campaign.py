@@ -1,6 +1,8 @@
 """Many inputs, one after the other: each has a number, and its number and the seed make it again.
 
 Inputs come in batches that begin with fresh client connections, so that a finding is made again by its batch up to it.
+That holds while grammar and corpus stay as they are: the bytes of a finding go into the corpus, under a name that says
+what is right (`refused-400-...`, `relayed-...`), and are tested there at every cut.
 """
 
 import asyncio
