@@ -1,5 +1,6 @@
 """Checks the files that a configuration names: that they are there, can be read, and hold what they should."""
 
+import os
 import ssl
 from collections.abc import Iterator
 
@@ -9,7 +10,7 @@ from balancer.errors import Problem
 
 
 def check_named_files(loaded: Loaded) -> list[Problem]:
-    """A problem, with its place, for every certificate, key, authority or token file that cannot be used."""
+    """A problem, with its place, for every certificate, key, authority, token or log file that cannot be used."""
     return [loaded.source.problem(path, message) for path, message in _failures(loaded)]
 
 
@@ -35,6 +36,20 @@ def _failures(loaded: Loaded) -> Iterator[tuple[Path, str]]:
             yield ("admin", "token_file"), unreadable
         elif not _first_bytes(config.admin.token_file).strip():
             yield ("admin", "token_file"), f"{config.admin.token_file} is empty; write the token into it"
+    if config.log.access not in ("stdout", "off"):
+        impossible = _no_log_file(config.log.access)
+        if impossible:
+            yield ("log", "access"), impossible
+
+
+def _no_log_file(path: str) -> str:
+    """Why no log file can be at `path`; "" when one can. Who may write there is not asked: `user` may be another."""
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        return f"there is no folder {folder}; make it, or write stdout or the path of another file"
+    if os.path.isdir(path):
+        return f"{path} is a folder; give the path of a file in it"
+    return ""
 
 
 def _first_bytes(path: str) -> bytes:

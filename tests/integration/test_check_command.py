@@ -194,6 +194,16 @@ def test_files_that_are_missing_are_reported_at_their_names(folder: Path) -> Non
     assert all("does not exist" in line for line in lines[:-1])
 
 
+@pytest.mark.parametrize(
+    ("access", "why"), [("none/access.log", "there is no folder {}/none; "), (".", "{} is a folder; ")]
+)
+def test_a_log_file_that_cannot_be_there_is_reported(folder: Path, access: str, why: str) -> None:
+    (folder / "a.yaml").write_text(f"log: {{access: ./{access}}}\n{GOOD}")
+    run = balancer("check", folder / "a.yaml")
+    assert run.returncode == 1
+    assert run.stdout.startswith(f"{folder}/a.yaml:1:15: log.access: {why.format(folder)}")
+
+
 def test_files_that_do_not_fit_are_reported(folder: Path) -> None:
     (folder / "token").write_text("  \n")
     (folder / "junk.pem").write_text("junk\n")
