@@ -25,12 +25,12 @@ from balancer.errors import (
     VERSION_UNSUPPORTED,
     ProtocolError,
 )
-from balancer.http1.message import PLAIN, TOKEN, RareFields, RequestHead
+from balancer.http1.message import PLAIN, RareFields, RequestHead
+from balancer.http1.partial import REQUEST_LINE
 from balancer.http1.plain_heads import plain_request
 from balancer.http1.request_fields import RequestFields
 from balancer.http1.target import check_host, parse_target
 
-_REQUEST_LINE = re.compile(rb"(" + TOKEN + rb") (\S+) HTTP/(\d)\.(\d)")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=\-]{1,128}")
 
 # One byte in front of the names, so that the search is a memchr from line to line. The names that backends
@@ -151,7 +151,7 @@ def _version_error(version: bytes) -> ProtocolError:
 
 def _verdict(raw: bytes, error: Exception) -> ProtocolError:
     """The outcome for a head that llhttp refused: a lawful line may still ask for what we do not speak."""
-    line = _REQUEST_LINE.fullmatch(raw[: raw.find(b"\r\n")])
+    line = REQUEST_LINE.fullmatch(raw[: raw.find(b"\r\n")])
     if line is not None:
         if (line[3], line[4]) not in ((b"1", b"0"), (b"1", b"1")):
             return ProtocolError(VERSION_UNSUPPORTED, "only HTTP/1.0 and HTTP/1.1 are spoken")
@@ -160,25 +160,3 @@ def _verdict(raw: bytes, error: Exception) -> ProtocolError:
         if line[1] in _REFUSED:
             return ProtocolError(METHOD_REFUSED, "CONNECT and TRACE are not proxied")
     return ProtocolError(BAD_REQUEST, str(error))
-
-
-def check_partial_head(data: bytes, uri_bytes: int) -> None:
-    """Refuse the beginning of a head as soon as it cannot become a good one, not at a timeout.
-
-    `data` holds no complete head. Raises ProtocolError: a bare LF, a finished first line without a version, an
-    endless target. O(data).
-    """
-    line_end = data.find(b"\r\n")
-    if not _BEGINNING.match(data):
-        raise ProtocolError(BAD_REQUEST, "a request begins with a method")  # TLS on a plain port, most likely
-    if _BARE_LF.search(data):
-        raise ProtocolError(BAD_REQUEST, "a line ends with a bare LF")
-    if line_end < 0:
-        if len(data) > uri_bytes + 32:
-            raise ProtocolError(URI_TOO_LONG, "request target is longer than uri_bytes")
-    elif not _REQUEST_LINE.fullmatch(data[:line_end]):
-        raise ProtocolError(BAD_REQUEST, "request line is not METHOD SP target SP version")
-
-
-_BEGINNING = re.compile(TOKEN + rb"(?: |$)|\r$")
-_BARE_LF = re.compile(rb"(?<!\r)\n")

@@ -42,6 +42,8 @@ def parse_response_head(raw: bytes, method: bytes) -> ResponseHead:
         pass  # 101 and answers to CONNECT: judged by the exchange
     except HttpParserError as error:
         raise ProtocolError(BAD_RESPONSE, str(error)) from None
+    if len(raw) > HEAD_BYTES:
+        raise ProtocolError(RESPONSE_HEAD_TOO_LARGE, "the response head is over 80 KiB")
     plain = plain_response(raw) if method != b"HEAD" else None
     if plain is None:
         return _read_head(raw, method)

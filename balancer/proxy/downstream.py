@@ -19,13 +19,15 @@ from balancer.errors import (
     CLIENT_STALLED,
     HEAD_TIMEOUT,
     HEAD_TOO_LARGE,
+    URI_TOO_LONG,
     Outcome,
     ProtocolError,
 )
 from balancer.http1.answers import answer
 from balancer.http1.forwarding import Forwarder
 from balancer.http1.message import RequestHead
-from balancer.http1.request import check_partial_head, parse_request_head
+from balancer.http1.partial import LINE_SLACK, PartialRequest
+from balancer.http1.request import parse_request_head
 from balancer.proxy.answering import fields_for
 from balancer.proxy.connections import unsent
 from balancer.proxy.exchange import Exchange
@@ -50,9 +52,9 @@ class Downstream(asyncio.Protocol):
 
     __slots__ = (
         "_ahead",
-        "_buffer",
         "_empty_lines",
         "_lingered",
+        "_partial",
         "_paused",
         "_stalled_size",
         "closed",
@@ -87,7 +89,7 @@ class Downstream(asyncio.Protocol):
         self.deadline = math.inf
         self.slot_at = math.inf
         self._ahead = b""
-        self._buffer: bytearray | None = None
+        self._partial: PartialRequest | None = None
         self.head_from = 0.0
         self._empty_lines = 0
         self._lingered = 0
@@ -129,10 +131,10 @@ class Downstream(asyncio.Protocol):
         self.listener.bytes_in[0] += len(data)
         state = self.state
         if state == AWAITING_HEAD:
-            if self._buffer is None:
+            if self._partial is None:
                 self._process(data)
             else:
-                self._more_head(data)
+                self._more_head(self._partial, data)
         elif state == BUSY:
             self._read_ahead(data)
         elif state == IN_BODY:
@@ -190,7 +192,7 @@ class Downstream(asyncio.Protocol):
         if self._stalled_size >= 0:
             self._judge_stalled(now)
         elif state == AWAITING_HEAD:
-            if self._buffer is not None:
+            if self._partial is not None:
                 self._refuse(HEAD_TIMEOUT)
             else:
                 self.close()
@@ -238,10 +240,11 @@ class Downstream(asyncio.Protocol):
                     break
                 end = data.find(b"\r\n\r\n", offset) + 4
             if end == 3:
-                self._keep_partial(data[offset:] if offset else data)
+                self._begin_partial(data[offset:] if offset else data)
                 return
             if end - offset > limits.head_bytes:
-                self._refuse(HEAD_TOO_LARGE)
+                line_end = data.find(b"\r\n", offset)
+                self._refuse(URI_TOO_LONG if line_end - offset > limits.uri_bytes + LINE_SLACK else HEAD_TOO_LARGE)
                 return
             self._empty_lines = 0
             self.requests += 1
@@ -282,34 +285,23 @@ class Downstream(asyncio.Protocol):
                 return -1
         return offset
 
-    def _keep_partial(self, data: bytes) -> None:
-        """The beginning of a head: refuse what can never become one, else wait until `timeouts.head`."""
+    def _begin_partial(self, data: bytes) -> None:
+        """The beginning of a head; the rest has to come within `timeouts.head`, however much comes meanwhile."""
         limits = self.listener.limits
-        if len(data) > limits.head_bytes:
-            self._refuse(HEAD_TOO_LARGE)
-            return
+        self._partial = PartialRequest(limits.head_bytes, limits.uri_bytes)
+        self.head_from = now = monotonic()
+        self._watch_until(now + self.listener.timeouts.head)
+        self._more_head(self._partial, data)
+
+    def _more_head(self, partial: PartialRequest, data: bytes) -> None:
         try:
-            check_partial_head(data, limits.uri_bytes)
+            whole = partial.add(data)
         except ProtocolError as error:
             self._refuse(error.outcome)
             return
-        if self._buffer is None:
-            self._buffer = bytearray(data)
-            self.head_from = now = monotonic()
-            self._watch_until(now + self.listener.timeouts.head)
-
-    def _more_head(self, data: bytes) -> None:
-        buffer = self._buffer
-        assert buffer is not None
-        searched = max(len(buffer) - 3, 0)
-        buffer += data
-        if buffer.find(b"\r\n\r\n", searched) >= 0 or buffer[:2] == b"\r\n":
-            self._buffer = None
-            self._process(bytes(buffer))
-        elif len(buffer) > self.listener.limits.head_bytes:
-            self._refuse(HEAD_TOO_LARGE)
-        elif b"\n" in data or len(buffer) > self.listener.limits.uri_bytes:
-            self._keep_partial(bytes(buffer))
+        if whole is not None:
+            self._partial = None
+            self._process(whole)
 
     def _read_ahead(self, data: bytes) -> None:
         """Keep what a pipelining client sent; once a whole head is there, read no further."""
@@ -449,7 +441,7 @@ class Downstream(asyncio.Protocol):
 
     def _refuse(self, outcome: Outcome) -> None:
         """Answer something that is no request we can serve, and close."""
-        self._buffer = None
+        self._partial = None
         if self.closed:
             return
         out = answer(
@@ -468,7 +460,7 @@ class Downstream(asyncio.Protocol):
     def say_goodbye(self, seconds: float) -> None:
         """At shutdown: an idle connection gets a FIN and is read for `seconds`; a busy one ends after its answer."""
         self.must_close = True
-        if self.state == AWAITING_HEAD and self._buffer is None and not self.closed:
+        if self.state == AWAITING_HEAD and self._partial is None and not self.closed:
             # The first request of a connection that was accepted a moment ago is on its way: it still gets its answer.
             if self.requests:
                 self._linger()

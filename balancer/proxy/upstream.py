@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, cast
 
 from balancer.clock import monotonic
 from balancer.errors import (
-    BAD_RESPONSE,
     BODY_IDLE_TIMEOUT,
     FIRST_BYTE_TIMEOUT,
-    RESPONSE_HEAD_TOO_LARGE,
     TUNNEL_IDLE,
     ProtocolError,
 )
+from balancer.http1.partial import PartialResponse
 from balancer.http1.response import HEAD_BYTES, parse_response_head
 from balancer.proxy.connections import IDLE, BackendConnections, readable, unsent
 from balancer.transport.tls import hold_unread
@@ -36,7 +35,7 @@ class Upstream(asyncio.Protocol):
     """A connection to a backend, idle or held by one exchange."""
 
     __slots__ = (
-        "_buffer",
+        "_partial",
         "_unflushed",
         "age_limit",
         "closed",
@@ -65,7 +64,7 @@ class Upstream(asyncio.Protocol):
         self.idle_since = 0.0
         self.deadline = math.inf
         self.slot_at = math.inf
-        self._buffer: bytearray | None = None
+        self._partial: PartialResponse | None = None
         self.reading = True
         self._unflushed = 0
 
@@ -225,40 +224,29 @@ class Upstream(asyncio.Protocol):
 
     def head_data(self, exchange: "Exchange", data: bytes) -> None:
         """Bytes of a response head, the first or one behind an interim response."""
-        buffer = self._buffer
-        if buffer is not None:
-            searched = max(len(buffer) - 3, 0)
-            buffer += data
-            end = buffer.find(b"\r\n\r\n", searched) + 4
-            if end == 3:
-                if len(buffer) > HEAD_BYTES:
-                    exchange.fail(RESPONSE_HEAD_TOO_LARGE, "the response head is over 80 KiB")
-                return
-            data = bytes(buffer)
-            self._buffer = None
-        else:
-            end = data.find(b"\r\n\r\n") + 4
-            if end == 3:
-                self._partial_head(exchange, data)
-                return
-        if end > HEAD_BYTES:
-            exchange.fail(RESPONSE_HEAD_TOO_LARGE, "the response head is over 80 KiB")
-            return
+        end = data.find(b"\r\n\r\n") + 4 if self._partial is None else 3
         try:
+            if end == 3:
+                whole = self._more_head(exchange, data)
+                if whole is None:
+                    return
+                data = whole
+                end = data.find(b"\r\n\r\n") + 4
             head = parse_response_head(data if end == len(data) else data[:end], exchange.head.method)
         except ProtocolError as error:
             exchange.fail(error.outcome, error.detail)
             return
         exchange.respond(self, head, data, end)
 
-    def _partial_head(self, exchange: "Exchange", data: bytes) -> None:
-        if len(data) > HEAD_BYTES:
-            exchange.fail(RESPONSE_HEAD_TOO_LARGE, "the response head is over 80 KiB")
-        elif data[:5] != b"HTTP/"[: len(data)]:
-            exchange.fail(BAD_RESPONSE, "the response does not begin with HTTP/")
-        else:
-            self._buffer = bytearray(data)
+    def _more_head(self, exchange: "Exchange", data: bytes) -> bytes | None:
+        partial = self._partial
+        if partial is None:
+            partial = self._partial = PartialResponse(HEAD_BYTES)
             exchange.attempt.seen()
+        whole = partial.add(data)
+        if whole is not None:
+            self._partial = None
+        return whole
 
     def _salvage(self) -> None:
         sock = self.transport.get_extra_info("socket")

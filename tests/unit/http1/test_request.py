@@ -5,7 +5,7 @@ import pytest
 from balancer import errors
 from balancer.http1.forwarding import remaining_lines
 from balancer.http1.message import CHUNKED, NO_BODY, RequestHead
-from balancer.http1.request import check_partial_head, parse_request_head
+from balancer.http1.request import parse_request_head
 
 HOST = b"Host: a.example\r\n"
 
@@ -215,25 +215,3 @@ def test_fields_path_and_query_are_there_for_routes_that_ask() -> None:
     head = parse(HOST + b"X-A: 1\r\nx-a:2 \r\nX-AB: 3\r\n", b"GET /a/../%62?q=1 HTTP/1.1")
     assert head.field(b"x-a") == [b"1", b"2"]
     assert (head.path, head.path, head.query) == (b"/b", b"/b", b"q=1")
-
-
-@pytest.mark.parametrize(
-    ("data", "outcome"),
-    [
-        (b"GET /x HTTP/1.1\n", errors.BAD_REQUEST),
-        (b"GET /x HTTP/1.1\r\nA: b\n", errors.BAD_REQUEST),
-        (b"GET /x\r\n", errors.BAD_REQUEST),
-        (b"\x16\x03\x01\x02", errors.BAD_REQUEST),
-        (b"GET /" + b"x" * 9000, errors.URI_TOO_LONG),
-        (b"GET /x HTTP/1.1\r\nA: b", None),
-        (b"GE", None),
-        (b"\r", None),
-    ],
-)
-def test_a_beginning_that_cannot_become_a_head_is_refused_at_once(data: bytes, outcome: errors.Outcome | None) -> None:
-    if outcome is None:
-        check_partial_head(data, 8192)
-        return
-    with pytest.raises(errors.ProtocolError) as refusal:
-        check_partial_head(data, 8192)
-    assert refusal.value.outcome is outcome
