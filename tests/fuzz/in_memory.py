@@ -255,4 +255,4 @@ def end_wire(connection: Downstream | Upstream) -> None:
 
 def awaits_request(client: Downstream) -> bool:
     """Whether the client's connection can take another request, with nothing of it there yet."""
-    return client.state == AWAITING_HEAD and client._buffer is None and not wire_of(client).closed
+    return client.state == AWAITING_HEAD and client._partial is None and not wire_of(client).closed
