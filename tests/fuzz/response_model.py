@@ -105,7 +105,9 @@ def _read(data: bytes, asked: Asked, expected: Expected, *, ended: bool) -> None
         if end == 3:
             expected.said = len(data) - at
             expected.ending = "lost" if ended else "waiting"
-            expected.doomed = not data[at:].startswith(b"HTTP/"[: expected.said])
+            begun = data[at:]
+            bare = begun.replace(b"\r\n", b"").count(b"\n")
+            expected.doomed = not begun.startswith(b"HTTP/"[: expected.said]) or bare > 0
             return
         parsed = _parse(data[at : end - 4])
         at = end
