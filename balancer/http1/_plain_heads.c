@@ -203,6 +203,17 @@ static bool is_plain_method(const char *start, const char *end)
     return true;
 }
 
+static bool is_hex(char c)
+{
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
+}
+
+/* "%" and two hexadecimal digits, other than %00. */
+static bool is_plain_escape(const char *p, const char *limit)
+{
+    return limit - p > 2 && is_hex(p[1]) && is_hex(p[2]) && !(p[1] == '0' && p[2] == '0');
+}
+
 static PyObject *plain_request(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
 {
     char *raw;
@@ -231,8 +242,11 @@ static PyObject *plain_request(PyObject *Py_UNUSED(module), PyObject *const *arg
     target = p = method_end + 1;
     if (p >= limit || *p != '/')
         Py_RETURN_NONE;
-    while (p < limit && *p > ' ' && *p < 0x7f && *p != '#' && *p != '\\')
+    while (p < limit && *p > ' ' && *p < 0x7f && *p != '#' && *p != '\\') {
+        if (*p == '%' && !is_plain_escape(p, limit))
+            Py_RETURN_NONE;
         p++;
+    }
     target_end = p;
     if (target_end - target > uri_bytes || limit - p < 11 || memcmp(p, " HTTP/1.1\r\n", 11) != 0)
         Py_RETURN_NONE;

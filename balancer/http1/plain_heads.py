@@ -25,7 +25,7 @@ PlainRequest = tuple[int, bytes, bytes, int, bytes, bytes, int, list[tuple[int, 
 PlainResponse = tuple[int, int, int, list[tuple[int, int]], bool]
 """status, line_end, length, cuts, has_date: as in ResponseHead."""
 
-_request_line = re.compile(rb"([A-Z]{1,20}) (/[!\"$-\[\]-~]*) HTTP/1\.1").fullmatch
+_request_line = re.compile(rb"([A-Z]{1,20}) (/(?:[!\"$&-\[\]-~]|%(?!00)[0-9A-Fa-f]{2})*) HTTP/1\.1").fullmatch
 _status_line = re.compile(rb"HTTP/1\.1 ([2-5][0-9]{2}) [\t -~]+").fullmatch
 _field_line = re.compile(rb"(" + TOKEN + rb"):([^\0\r\n]*)").fullmatch
 _request_id = re.compile(rb"[A-Za-z0-9._:/+=\-]{1,128}").fullmatch

@@ -103,13 +103,14 @@ def _read_head(raw: bytes, uri_bytes: int, header_count: int) -> RequestHead:
 
 
 _REFUSED = frozenset((b"CONNECT", b"TRACE"))
-# Origin-form without anything that parse_target would refuse or change.
-_PLAIN_TARGET = re.compile(rb"/[!\"$-\[\]-~]*").fullmatch
+# Origin-form without anything that parse_target or the path's normal form would refuse.
+_PLAIN_TARGET = re.compile(rb"/(?:[!\"$&-\[\]-~]|%(?!00)[0-9A-Fa-f]{2})*").fullmatch
 
 
 def _apply_target(head: RequestHead, method: bytes, target: bytes) -> None:
     parsed = parse_target(method, target)
     head.target = parsed.path_and_query
+    _ = head.path  # a path without a normal form is refused, whether a route asks for it or not
     if parsed.authority is not None:
         # RFC 9112 3.2.2 says ignore Host; a Host that differs is refused instead, as routing confusion.
         if head.host_field and head.host_field.lower() != parsed.authority.lower():

@@ -215,3 +215,15 @@ def test_fields_path_and_query_are_there_for_routes_that_ask() -> None:
     head = parse(HOST + b"X-A: 1\r\nx-a:2 \r\nX-AB: 3\r\n", b"GET /a/../%62?q=1 HTTP/1.1")
     assert head.field(b"x-a") == [b"1", b"2"]
     assert (head.path, head.path, head.query) == (b"/b", b"/b", b"q=1")
+
+
+@pytest.mark.parametrize("target", [b"/a%00b", b"/a%zz", b"/a%4", b"/a\\b", b"http://a.example/a%00"])
+def test_a_path_without_a_normal_form_is_refused_though_no_route_asks_for_it(target: bytes) -> None:
+    with pytest.raises(errors.ProtocolError) as refusal:
+        parse(HOST, b"GET " + target + b" HTTP/1.1")
+    assert refusal.value.outcome is errors.BAD_REQUEST
+
+
+def test_odd_escapes_are_the_backends_matter_behind_the_question_mark() -> None:
+    assert parse(HOST, b"GET /a?b=%zz&c=\\ HTTP/1.1").target == b"/a?b=%zz&c=\\"
+    assert parse(HOST, b"GET /a%2fb%C3%a4 HTTP/1.1").target == b"/a%2fb%C3%a4"
