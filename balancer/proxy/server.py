@@ -32,6 +32,7 @@ log = structlog.get_logger()
 BACKLOG = 4096  # nginx 511, HAProxy its maxconn; the kernel caps it at net.core.somaxconn, 4096 by default
 GOODBYE_SECONDS = 0.5  # an idle connection is read for so long after our FIN at shutdown
 REFUSED_LINGERING = 128  # refused clients that may stay to read their answer; from the descriptors kept in reserve
+HANDSHAKES_SPARE = 64  # beyond the budget, of the same reserve, so that clients over it can be told so over TLS
 QUEUE_SECONDS = 2.0  # at most, to empty an accept queue that nothing enters any more
 QUEUE_POLL = 0.005
 
@@ -77,6 +78,8 @@ class ProxyServer:
         self._keys = itertools.count(1)
         self._per_client: dict[tuple[str, str], int] = {}
         self._refused_open = 0
+        self._handshakes = 0
+        self._greetings: set[asyncio.Task[None]] = set()
         self._id_prefix = b"%016x" % self.rng.getrandbits(64)
         self._ids = itertools.count(1)
         self._all_gone = asyncio.Event()
@@ -138,18 +141,17 @@ class ProxyServer:
 
         handover = self.handover
         factory = accepted if handover is None else handover.door(listener, accepted)
-        handshake = plan.timeouts.head if plan.tls is not None else None
         server: asyncio.Server | SocketServer
-        if handover is not None and plan.tls is not None:
-            server = handover.accept(listener, sock, _accept_failed)
+        if plan.tls is not None:
+            sock.listen(BACKLOG)
+            if handover is not None:
+                server = handover.accept(listener, sock, _accept_failed)
+            else:
+                server = SocketServer(sock, lambda connection: self._greet(listener, connection), _accept_failed)
         elif bind.path:
-            server = await self.loop.create_unix_server(
-                factory, sock=sock, backlog=BACKLOG, ssl=plan.tls, ssl_handshake_timeout=handshake
-            )
+            server = await self.loop.create_unix_server(factory, sock=sock, backlog=BACKLOG)
         else:
-            server = await self.loop.create_server(
-                factory, sock=sock, backlog=BACKLOG, ssl=plan.tls, ssl_handshake_timeout=handshake
-            )
+            server = await self.loop.create_server(factory, sock=sock, backlog=BACKLOG)
         key = next(self._keys)
         self._listening[key] = (listener, server, sock)
         return key
@@ -160,10 +162,33 @@ class ProxyServer:
         if plan is None:  # the worker that gave it is a generation behind
             connection.close()
             return
-        handshake = plan.timeouts.head if plan.tls is not None else None
-        await self.loop.connect_accepted_socket(
-            lambda: Downstream(self, plan), connection, ssl=plan.tls, ssl_handshake_timeout=handshake
-        )
+        if plan.tls is None:
+            await self.loop.connect_accepted_socket(lambda: Downstream(self, plan), connection)
+            return
+        # `admit` sees a connection only when its handshake is done: until then it is counted here.
+        if self.connections.own[0] + self._handshakes >= self.connection_budget + HANDSHAKES_SPARE:
+            self._cells(metrics.LIMIT_REJECTIONS, "descriptors")[0] += 1
+            connection.close()  # nothing can be said to it yet
+            return
+        self._handshakes += 1
+        try:
+            await self.loop.connect_accepted_socket(
+                lambda: Downstream(self, plan), connection, ssl=plan.tls, ssl_handshake_timeout=plan.timeouts.head
+            )
+        finally:
+            self._handshakes -= 1
+
+    def _greet(self, listener: str, connection: socket.socket) -> None:
+        """Adopt a connection that begins with TLS, in a task of its own."""
+        task = self.loop.create_task(self._adopt_or_close(listener, connection))
+        self._greetings.add(task)
+        task.add_done_callback(self._greetings.discard)
+
+    async def _adopt_or_close(self, listener: str, connection: socket.socket) -> None:
+        try:
+            await self.adopt(listener, connection)
+        except OSError:
+            connection.close()  # the client went away meanwhile, or its handshake failed
 
     async def unlisten(self, key: int) -> None:
         """Stop accepting on one socket without waiting for its queue: another process goes on with it."""

@@ -1,6 +1,7 @@
 """Every limit answers with its status, its word in the log and its count, and what it refused takes no place."""
 
 import os
+import ssl
 import stat
 import sys
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.certificates import authority, issued
 from tests.support.scripted import CutError, Message, Origin, Scene, Talk, eventually, ok, request
 
 BOUNDED = 24 * 1024 * 1024  # how much a worker may grow where one connection's buffers are bounded; noise included
@@ -305,33 +307,65 @@ def test_a_client_that_reads_late_gets_all_that_it_pipelined(scene: Scene, origi
 
 # Descriptors.
 
+DESCRIPTORS = 400
+BUDGET = (DESCRIPTORS - 256) // 2  # two for each client, less what the process itself needs
 
-def test_connections_beyond_the_descriptors_get_503(
-    origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+
+@pytest.fixture
+def poor(origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    """A daemon that may open few descriptors."""
     limited = tmp_path / "python"
-    limited.write_text(f'#!/bin/sh\nulimit -n 400\nexec "{sys.executable}" "$@"\n')
+    limited.write_text(f'#!/bin/sh\nulimit -n {DESCRIPTORS}\nexec "{sys.executable}" "$@"\n')
     limited.chmod(limited.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setattr("sys.executable", str(limited))
-    budget = (400 - 256) // 2  # two for each client, less what the process itself needs
+    pair = issued("first.test")
+    tls = {"certificates": [{"cert": str(pair.cert_path), "key": str(pair.key_path)}]}
     scene = Scene(
         {
-            "listeners": {"plain": {"bind": "127.0.0.1:0"}},
+            "listeners": {
+                "plain": {"bind": "127.0.0.1:0"},
+                "tls": {"bind": "127.0.0.1:0", "tls": tls, "timeouts": {"head": "2s"}},
+            },
             "routes": [{"name": "all", "pool": "web"}],
             "pools": {"web": {"backends": [f"127.0.0.1:{origin.port}"], "keepalive": {"idle": "300ms"}}},
         },
         tmp_path,
     )
-    try:
-        talks = idle_connections(scene, "plain", budget)
-        extra = [scene.connect("plain") for _ in range(40)]
-        for talk in extra:
-            answer = talk.response()
-            assert (answer.status, answer.field("retry-after")) == (503, "1")
-        assert talks[0].send(request("/x")).response().status == 200
-        assert scene.metric("balancer_limit_rejections_total", limit="descriptors") == 40
-        assert eventually(lambda: sum(line["reason"] == "connections" for line in scene.log()) == 40)
-        close_all(talks + extra)
-        scene.assert_at_rest()
-    finally:
-        scene.close()
+    yield scene
+    scene.close()
+
+
+def test_connections_beyond_the_descriptors_get_503(poor: Scene) -> None:
+    talks = idle_connections(poor, "plain", BUDGET)
+    extra = [poor.connect("plain") for _ in range(40)]
+    for talk in extra:
+        answer = talk.response()
+        assert (answer.status, answer.field("retry-after")) == (503, "1")
+    assert talks[0].send(request("/x")).response().status == 200
+    assert poor.metric("balancer_limit_rejections_total", limit="descriptors") == 40
+    assert eventually(lambda: sum(line["reason"] == "connections" for line in poor.log()) == 40)
+    close_all(talks + extra)
+    poor.assert_at_rest()
+
+
+def test_handshakes_that_never_come_do_not_use_up_the_descriptors(poor: Scene) -> None:
+    silent = [poor.connect("tls") for _ in range(DESCRIPTORS + 50)]
+    assert eventually(lambda: poor.metric("balancer_limit_rejections_total", limit="descriptors") > DESCRIPTORS // 2)
+    assert poor.ask("plain", "/x").status == 200, "clients of another listener are not harmed"
+    close_all(silent)
+    poor.assert_at_rest()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(authority().cert_path)
+    with poor.connect("tls") as talk:
+        talk.sock = context.wrap_socket(talk.sock, server_hostname="first.test")
+        assert talk.send(request("/x")).response().status == 200
+
+
+def test_a_tls_client_beyond_the_descriptors_gets_503(poor: Scene) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(authority().cert_path)
+    talks = idle_connections(poor, "plain", BUDGET)
+    with poor.connect("tls") as talk:
+        talk.sock = context.wrap_socket(talk.sock, server_hostname="first.test")
+        assert talk.response().status == 503
+    close_all(talks)
