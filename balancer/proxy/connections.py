@@ -36,6 +36,15 @@ def readable(fd: int) -> bool:
         _poll.unregister(fd)
 
 
+def hung_up(fd: int, *, half_close: bool) -> bool:
+    """Whether the peer ended the connection; its FIN alone is no end where `half_close` is allowed."""
+    _poll.register(fd, 0 if half_close else select.POLLRDHUP)
+    try:
+        return bool(_poll.poll(0))  # POLLHUP and POLLERR are always told
+    finally:
+        _poll.unregister(fd)
+
+
 def unsent(transport: asyncio.Transport) -> int:
     """Bytes that the peer has not taken: ours, and those in the kernel (tcp(7), SIOCOUTQ).
 

@@ -29,7 +29,7 @@ from balancer.http1.message import RequestHead
 from balancer.http1.partial import LINE_SLACK, PartialRequest
 from balancer.http1.request import parse_request_head
 from balancer.proxy.answering import fields_for
-from balancer.proxy.connections import unsent
+from balancer.proxy.connections import hung_up, unsent
 from balancer.proxy.exchange import Exchange
 from balancer.proxy.report import report_refusal
 from balancer.proxy.upstream import HIGH_WATER
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 AWAITING_HEAD, BUSY, IN_BODY, IN_TUNNEL, LINGERING = range(5)
 AHEAD_BYTES = 64 * 1024  # read ahead of a response that is awaited: one head
+END_POLL = 1.0  # seconds between looks for the end of a client that is not read from
 EMPTY_LINES = 4  # before a request line (RFC 9112 2.2)
 LINGER_SECONDS = 5.0
 LINGER_BYTES = 1024 * 1024
@@ -196,7 +197,9 @@ class Downstream(asyncio.Protocol):
                 self._refuse(HEAD_TIMEOUT)
             else:
                 self.close()
-        elif state == IN_BODY and not self._paused:
+        elif self._paused and self._active():
+            self._look_for_end(now)
+        elif state == IN_BODY:
             self._body_failed(BODY_TIMEOUT)
         elif state == LINGERING:
             self.transport.abort()
@@ -207,6 +210,15 @@ class Downstream(asyncio.Protocol):
         self.deadline = deadline
         if deadline < self.slot_at and not self.closed:
             self.server.wheel.watch(self)
+
+    def _look_for_end(self, now: float) -> None:
+        """While reading is paused a client's end would stand unseen behind what was not read: ask the kernel."""
+        fd = self.transport.get_extra_info("socket").fileno()
+        if fd >= 0 and hung_up(fd, half_close=self.listener.half_close):
+            self._client_gone()
+            self.transport.abort()
+        else:
+            self._watch_until(now + END_POLL)
 
     def _judge_stalled(self, now: float) -> None:
         size = unsent(self.transport)
@@ -265,7 +277,8 @@ class Downstream(asyncio.Protocol):
             if self.state == BUSY:  # the exchange goes on
                 if offset < 0:
                     self.state = IN_BODY
-                    self._watch_until(monotonic() + listener.timeouts.body_idle)
+                    if not self._paused:
+                        self._watch_until(monotonic() + listener.timeouts.body_idle)
                 elif offset < len(data):
                     self._read_ahead(data[offset:])
                 return
@@ -322,7 +335,8 @@ class Downstream(asyncio.Protocol):
         if self.state != IN_BODY:
             return
         if end < 0:
-            self._watch_until(monotonic() + self.listener.timeouts.body_idle)
+            if not self._paused:
+                self._watch_until(monotonic() + self.listener.timeouts.body_idle)
             return
         self.state = BUSY
         if self._stalled_size >= 0:
@@ -398,6 +412,8 @@ class Downstream(asyncio.Protocol):
         if not self._paused and not self.closed and not self.transport.is_closing():
             self._paused = True
             self.transport.pause_reading()
+            if self._active():
+                self._watch_until(monotonic() + END_POLL)
 
     def resume_reading(self) -> None:
         """Read on."""
