@@ -18,7 +18,12 @@ QUICK, FULL = 50_000, 3_000_000
 
 FIRST_LINES = {
     "request": (
-        *(b"GET / HTTP/1.1", b"GET /a?b=c HTTP/1.1", b"POST /x/y.z~|[] HTTP/1.1", b"DELETE //a/../b%2e HTTP/1.1"),
+        *(
+            b"GET / HTTP/1.1",
+            b"GET /%2fa%C3?b=c%0a HTTP/1.1",
+            b"POST /x/y.z~|[] HTTP/1.1",
+            b"DELETE //a/../b%2e HTTP/1.1",
+        ),
         *(
             b"OPTIONS /x HTTP/1.1",
             b"TRACE / HTTP/1.1",
@@ -102,6 +107,9 @@ PIECES = (
         b"_",
         b"-",
         b"#",
+        b"%",
+        b"%00",
+        b"%4",
         b"\\",
         b"\x7f",
         b"\x80",
