@@ -10,13 +10,15 @@ from balancer.errors import (
     BAD_REQUEST,
     BAD_RESPONSE,
     HEAD_TOO_LARGE,
+    METHOD_UNKNOWN,
     RESPONSE_HEAD_TOO_LARGE,
     URI_TOO_LONG,
     ProtocolError,
 )
 from balancer.http1.message import TOKEN
 
-LINE_SLACK = 32  # bytes of a request line beside its target: the longest method known and the version
+METHOD_MAX = 20  # bytes; the longest that is registered has 17 (UPDATEREDIRECTREF)
+LINE_SLACK = 32  # bytes of a request line beside its target: method, version, two spaces
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _BEGINNING = re.compile(TOKEN + rb"(?: |$)|\r$")
 REQUEST_LINE = re.compile(rb"(" + TOKEN + rb") (\S+) HTTP/(\d)\.(\d)")
@@ -36,7 +38,7 @@ class PartialRequest:
     def add(self, data: bytes) -> bytes | None:
         """All that came, once it holds a whole head or begins with an empty line; None = more is needed.
 
-        Raises ProtocolError(BAD_REQUEST | URI_TOO_LONG | HEAD_TOO_LARGE).
+        Raises ProtocolError(BAD_REQUEST | METHOD_UNKNOWN | URI_TOO_LONG | HEAD_TOO_LARGE).
         """
         buffer = self._buffer
         known = len(buffer)
@@ -56,12 +58,18 @@ class PartialRequest:
         line_end = buffer.find(b"\r\n", max(known - 1, 0))
         if not _BEGINNING.match(buffer[:64]):
             raise ProtocolError(BAD_REQUEST, "a request begins with a method")  # TLS on a plain port, most likely
-        if (len(buffer) if line_end < 0 else line_end) > self._uri_bytes + LINE_SLACK:
+        if len(buffer) > METHOD_MAX and buffer.find(b" ", 0, METHOD_MAX + 1) < 0:
+            raise ProtocolError(METHOD_UNKNOWN, "no method is that long")
+        if line_end < 0:
+            if len(buffer) > self._uri_bytes + LINE_SLACK:
+                raise ProtocolError(URI_TOO_LONG, "the request line does not end")
+            return
+        self._line_done = True
+        line = REQUEST_LINE.fullmatch(buffer, 0, line_end)
+        if line is None:
+            raise ProtocolError(BAD_REQUEST, "request line is not METHOD SP target SP version")
+        if len(line[2]) > self._uri_bytes:
             raise ProtocolError(URI_TOO_LONG, "the request target is longer than uri_bytes")
-        if line_end >= 0:
-            self._line_done = True
-            if not REQUEST_LINE.fullmatch(buffer, 0, line_end):
-                raise ProtocolError(BAD_REQUEST, "request line is not METHOD SP target SP version")
 
 
 class PartialResponse:

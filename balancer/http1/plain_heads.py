@@ -8,7 +8,7 @@ first, as for every head, and the caller checks the host.
 
 The twins in this module are the specification. `_plain_heads.c` does the same at a fraction of the cost where it
 could be built (COMPILED); tests hold it to the twins, and the twins to the full parsers. The twins are written to be
-read and slower than those: where COMPILED is false, this step costs more than it saves.
+read and slower than those: where COMPILED is false no head counts as plain.
 """
 
 import re
@@ -124,8 +124,16 @@ def _cuts(single: dict[bytes, _Line]) -> list[tuple[int, int]] | None:
     return [(start, end)] if text.strip(b" \t").lower() == b"keep-alive" else None
 
 
-plain_request: Callable[[bytes, int, int], PlainRequest | None] = plain_request_twin
-plain_response: Callable[[bytes], PlainResponse | None] = plain_response_twin
+def _no_request(_raw: bytes, _uri_bytes: int, _header_count: int) -> None:
+    """Not compiled: the full parser is faster than the twin."""
+
+
+def _no_response(_raw: bytes) -> None:
+    """Not compiled: the full parser is faster than the twin."""
+
+
+plain_request: Callable[[bytes, int, int], PlainRequest | None] = _no_request
+plain_response: Callable[[bytes], PlainResponse | None] = _no_response
 COMPILED = False
 try:
     from balancer.http1 import _plain_heads

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from balancer.balancing.backend import BackendState
 from balancer.clock import monotonic
-from balancer.errors import Outcome
+from balancer.errors import UPSTREAM_RESET, Outcome
 from balancer.http1.forwarding import replace_host
 from balancer.proxy.connections import ConnectError
 from balancer.proxy.report import BackendCounters
@@ -178,6 +178,10 @@ class Attempt:
         self._task = None
         now = monotonic()
         self.connect_s = now - self.started
+        if upstream.closed:  # between its being made and our turn
+            upstream.connections.active -= 1
+            self._exchange.fail(UPSTREAM_RESET, "the backend closed the connection as soon as it was made")
+            return
         self.upstream = upstream
         payload, self._payload = self._payload, b""
         first_byte = upstream.connections.timeouts.first_byte

@@ -256,17 +256,20 @@ class Upstream(asyncio.Protocol):
         if fd < 0:
             return
         copy = socket.socket(fileno=socket.dup(fd))
+        data = b""
+        ended = False
         try:
             copy.setblocking(False)
             data = copy.recv(SALVAGE)
+            ended = copy.recv(1) == b""  # a FIN behind it; anything else leaves the end in doubt
         except OSError:
-            return  # nothing lies there: the loss stands as it is
+            pass  # nothing, or nothing more, lies there: the loss stands as it is
         finally:
             copy.close()
         if data:
             self.connections.wheel.forget(self)
             self.data_received(data)
-            if self.exchange is not None and self.state == IN_BODY:
+            if ended and self.exchange is not None and self.state == IN_BODY:
                 self.exchange.response_eof()
 
 

@@ -119,6 +119,8 @@ def _request(data: bytes, at: int, end: int, listener: Listener) -> Verdict:
         faults.add(431)
     if faults and data.find(b"\r\n", at) - at > listener.uri_bytes:
         faults.add(414)
+    if faults and b" " not in data[at : at + 21]:  # no method is that long
+        faults.add(501)
     if data.count(b"\n", at, end) - 2 > listener.header_count:
         faults.add(431)
     if head.fields.lines or not faults:
@@ -147,6 +149,8 @@ def _unfinished(rest: bytes, listener: Listener) -> Unfinished:
         must.add(400)
     if len(rest) > listener.head_bytes:
         must.add(431)
+    if b" " not in rest[:21] and len(rest) > 20:  # no method is that long
+        may.add(501)
     first, ended, lines = rest.partition(b"\r\n")
     if not ended:
         if len(rest) > listener.uri_bytes + 32:

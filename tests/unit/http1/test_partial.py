@@ -33,6 +33,9 @@ def feed(partial: PartialRequest | PartialResponse, data: bytes, step: int) -> b
         (b"GET /" + b"x" * 200 + b" HTTP/1.1\r\nA: b", errors.URI_TOO_LONG),
         (b"GET /x HTTP/1.1\r\nA: " + b"b" * 3000, errors.HEAD_TOO_LARGE),
         (b"GET /x HTTP/1.1\r\nA: b", None),
+        (b"M" * 500, errors.METHOD_UNKNOWN),
+        (b"M" * 500 + b" /x HTTP/1.1\r\nA: b", errors.METHOD_UNKNOWN),
+        (b"M" * 20 + b" /x HTTP/1.1\r\nA: b", None),  # judged with the rest of its head
         (b"GE", None),
         (b"\r", None),
         (b"GET /x HTTP/9.9\r", None),
