@@ -36,6 +36,7 @@ log = structlog.get_logger()
 START_TIMEOUT = 30.0  # a cold start reads a hundred modules from a disk that may be slow
 PREPARE_TIMEOUT = 10.0  # seconds: a worker that has not built a configuration by then is stuck
 COMMAND_TIMEOUT = 5.0
+SEE_OFF_TIMEOUT = 0.5  # to reap workers that have ended
 ADOPT_AFTER = 0.2  # a slot that is empty for longer gets its connections accepted by another worker
 START_ATTEMPTS = 3  # of a worker that was never ready: after so many the daemon has no hope and says so
 
@@ -286,6 +287,8 @@ class Workers:
         waiting = [child.ended for child in self._children.values() if not child.ended.done()]
         if waiting:
             await asyncio.wait(waiting, timeout=timeout)
+        if self._tasks:  # those of workers that ended reap them and say so; one in a back-off is not waited for
+            await asyncio.wait(set(self._tasks), timeout=SEE_OFF_TIMEOUT)
         for slot in list(self._children):
             await self._see_off(slot)
         for task in self._tasks:

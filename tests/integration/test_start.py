@@ -124,3 +124,11 @@ def test_sigusr1_opens_the_access_log_anew_in_every_worker(tmp_path: Path) -> No
             get(daemon.address("web"), "/hello")
         assert wait_until(lambda: path.read_text().count("\n") == 20, PATIENCE)
         assert (tmp_path / "old.log").read_text().count("\n") == 1
+
+
+def test_a_stop_tells_of_the_end_of_every_worker(tmp_path: Path) -> None:
+    with Daemon(configuration(workers=3), tmp_path) as daemon:
+        assert daemon.stop() == 0
+        ended = daemon.events("worker.ended")
+    assert sorted(event["worker"] for event in ended) == [0, 1, 2]
+    assert all(event["asked"] for event in ended)
