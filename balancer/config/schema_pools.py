@@ -64,8 +64,8 @@ class PoolTimeouts(Base):
 
     connect: Annotated[float, duration("1ms", "10m")] = key(
         "3.5s",
-        description="TCP connect; with TLS the handshake may take 5 s more. 3.5s: room for one lost SYN (sent again after 1 s) and "
-        "a second one (after 3 s); waiting longer only delays the error.",
+        description="TCP connect; with TLS the handshake may take 5 s more. 3.5s: room for one lost SYN "
+        "(sent again after 1 s) and a second one (after 3 s); waiting longer only delays the error.",
     )
     first_byte: Annotated[float | None, duration_or_off("1ms", "24h")] = key(
         "60s",

@@ -104,8 +104,8 @@ class ListenerLimits(Base):
     )
     max_connections_per_client: Annotated[int | None, integer_or_off(1, 10_000_000)] = key(
         "off",
-        description="Connections of one client address, counted by each worker for itself; above it 429. off: many users may "
-        "share one address.",
+        description="Connections of one client address, counted by each worker for itself; above it 429. off: "
+        "many users may share one address.",
     )
     max_requests_per_connection: Annotated[int, integer(1, 1_000_000_000)] = key(
         10_000,
