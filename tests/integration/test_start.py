@@ -48,7 +48,7 @@ def test_when_it_is_ready_it_says_where_and_serves_there(tmp_path: Path) -> None
     [
         ({"listeners": {"web": {"bind": "192.0.2.1:80"}}}, 2, "cannot bind 192.0.2.1:80: this machine has no such"),
         ({"admin": {"bind": "unix:/nonexistent/folder/s"}}, 2, "there is no folder /nonexistent/folder"),
-        ({"log": {"access": "/nonexistent/folder/access.log"}}, 1, "/nonexistent/folder/access.log"),
+        ({"log": {"access": "/nonexistent/folder/access.log"}}, 1, "there is no folder /nonexistent/folder"),
         ({"user": "no-such-user"}, 1, "user: there is no user 'no-such-user'"),
     ],
 )
