@@ -85,6 +85,8 @@ def _read_head(raw: bytes, uri_bytes: int, header_count: int) -> RequestHead:
         raise ProtocolError(URI_TOO_LONG, "request target is longer than uri_bytes")
     if raw.count(b"\n") - 2 > header_count:
         raise ProtocolError(HEAD_TOO_LARGE, "more fields than header_count")
+    if method == b"PRI":  # llhttp takes it with HTTP/1.0; RFC 9113 section 3.4 keeps it from meaning anything
+        raise ProtocolError(METHOD_UNKNOWN, "PRI is no method of HTTP/1")
     if method in _REFUSED:
         raise ProtocolError(METHOD_REFUSED, "CONNECT and TRACE are not proxied")
     head = RequestHead(raw, line_end, method, target, minor)

@@ -36,6 +36,8 @@ def test_a_plain_head_is_kept_byte_for_byte() -> None:
         (b"GET /x HTTP/1.2", HOST, errors.VERSION_UNSUPPORTED),
         (b"PRI * HTTP/2.0", b"", errors.VERSION_UNSUPPORTED),
         (b"SOURCE / ICE/1.0", HOST, errors.BAD_REQUEST),
+        (b"PRI /x HTTP/1.0", b"", errors.METHOD_UNKNOWN),
+        (b"PRI /x HTTP/1.1", HOST, errors.BAD_REQUEST),
         (b"get /x HTTP/1.1", HOST, errors.METHOD_UNKNOWN),
         (b"BREW /x HTTP/1.1", HOST, errors.METHOD_UNKNOWN),
         (b"G@T /x HTTP/1.1", HOST, errors.BAD_REQUEST),
