@@ -175,7 +175,7 @@ def _options(rng: Random, draft: Draft) -> None:
 
 
 def _status(rng: Random, draft: Draft) -> None:
-    draft.line[1] = one(rng, ODD_STATUSES)
+    draft.line[1:2] = [one(rng, ODD_STATUSES)]
 
 
 def _response_version(rng: Random, draft: Draft) -> None:
