@@ -25,7 +25,7 @@ def rewrite_target(rewrite: Rewrite, target: bytes) -> bytes:
     if matched is None:
         return target
     rest = _rest(prefix, raw)
-    if rest is None or normalise_path(rest or b"/") != (matched or b"/"):
+    if rest is None or normalise_path(replacement + rest or b"/") != (replacement + matched or b"/"):
         rest = matched
     return (replacement + rest or b"/") + target[len(raw) :]
 
