@@ -1,6 +1,6 @@
 """Rewrites, redirects and header edits against plain models of them."""
 
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from balancer.config.model import HeaderEdits, Rewrite
@@ -18,6 +18,7 @@ PREFIXES = st.sampled_from(["/v1", "/v1/", "/", "/a", "/v1/a"])
 REPLACEMENTS = st.sampled_from(["", "/", "/new", "/new/"])
 
 
+@example("/", "/new", b"/..", b"")  # dot segments must not climb out of the replacement
 @given(PREFIXES, REPLACEMENTS, PATHS, st.sampled_from([b"", b"?", b"?q=/v1"]))
 @UNTIMED
 def test_a_rewritten_path_means_what_rewriting_its_normal_form_means(
