@@ -46,7 +46,7 @@ class RoundRobin:
         """The backend whose turn it is; those in `exclude` lose theirs."""
         backends = self._backends
         index = self._next
-        for _ in range(len(backends)):
+        for _ in backends:
             backend = backends[index]
             index += 1
             if index == len(backends):

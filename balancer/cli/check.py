@@ -32,11 +32,9 @@ def _counted(number: int, word: str) -> str:
 def problems_of(path: str) -> list[Problem]:
     """Everything wrong or doubtful about the configuration at `path` and the files that it names."""
     try:
-        loaded = read_config(path)
+        return read_config(path, check_named_files).warnings
     except ConfigError as error:
         return error.problems
-    found = [*loaded.warnings, *check_named_files(loaded)]
-    return sorted(found, key=lambda problem: (problem.line, problem.column))
 
 
 @click.command(short_help="Check a configuration file.")

@@ -1,18 +1,19 @@
 """Reads the configuration file: the one place where its path, the environment and the number of cores come in."""
 
 import os
+from collections.abc import Callable
 
-from balancer.config.load import Loaded, load
+from balancer.config.load import Loaded, load, nothing_further
 from balancer.config.yaml_nodes import BYTES_MAX
-from balancer.errors import BalancerError
+from balancer.errors import BalancerError, Problem
 
 
 class UnusableFileError(BalancerError):
     """The configuration file cannot be read at all, so nothing can be said about what is in it."""
 
 
-def read_config(path: str) -> Loaded:
-    """The configuration in the file at `path`; relative paths in it start from its folder.
+def read_config(path: str, further: Callable[[Loaded], list[Problem]] = nothing_further) -> Loaded:
+    """The configuration in the file at `path`; relative paths in it start from its folder. `further` as for `load`.
 
     Raises UnusableFileError when the file cannot be read and ConfigError when what it says is wrong.
     """
@@ -30,4 +31,4 @@ def read_config(path: str) -> Loaded:
     if len(text) > BYTES_MAX:
         raise UnusableFileError(f"{path}: is larger than {BYTES_MAX // 1024**2} MiB, which no configuration is")
     base = os.path.dirname(os.path.abspath(path))
-    return load(text, path, os.environ, cores=os.cpu_count() or 1, base=base)
+    return load(text, path, os.environ, cores=os.cpu_count() or 1, base=base, further=further)

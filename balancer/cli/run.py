@@ -22,18 +22,15 @@ def command(config: str) -> None:
     cannot be bound, 3 it crashed.
     """
     try:
-        loaded = read_config(config)
+        loaded = read_config(config, check_named_files)
     except UnusableFileError as error:
         click.echo(str(error), err=True)
         sys.exit(supervisor.BAD_CONFIGURATION)
     except ConfigError as error:
         click.echo(str(error), err=True)
         sys.exit(supervisor.BAD_CONFIGURATION)
-    problems = check_named_files(loaded)
-    for problem in [*loaded.warnings, *problems]:
+    for problem in loaded.warnings:
         click.echo(str(problem), err=True)
-    if any(not problem.warning for problem in problems):
-        sys.exit(supervisor.BAD_CONFIGURATION)
     try:
         code = supervisor.run(loaded.config, config)
     except Exception as error:

@@ -3,7 +3,7 @@
 Nothing is read here but the arguments: the file and the environment are the caller's.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from pydantic import ValidationError
@@ -31,21 +31,47 @@ class Loaded:
     source: Source  # for further problems with positions, such as a file that is named and missing
 
 
-def load(text: bytes, name: str, environ: Mapping[str, str], *, cores: int = 1, base: str = "") -> Loaded:
+def nothing_further(_loaded: Loaded) -> list[Problem]:
+    """No problems but those that the text shows."""
+    return []
+
+
+def load(
+    text: bytes,
+    name: str,
+    environ: Mapping[str, str],
+    *,
+    cores: int = 1,
+    base: str = "",
+    further: Callable[[Loaded], list[Problem]] = nothing_further,
+) -> Loaded:
     """The configuration in `text`; `name` stands in its problems.
 
     `environ` fills `${NAME}`, `cores` is what `workers: auto` means, and relative paths are taken from the folder
-    `base`. Raises ConfigError with all problems, warnings included, in the order of the file.
+    `base`. `further` is asked for what else is wrong, such as files that are named and missing; it sees the parts of
+    the file that are right. Raises ConfigError with all problems, warnings included, in the order of the file.
     """
     source = Source(compose(text, name), name, environ)
     file = _parse(source)
     problems = list(source.problems)
-    if file is not None:
-        problems += check(file, source, base)
-    problems = _ordered(problems)
-    if file is None or any(not problem.warning for problem in problems):
+    if file is None:
+        raise ConfigError(_bounded(_ordered(problems)))
+    problems += check(file, source, base)
+    good = _is_good(problems)
+    try:
+        config = convert(file, cores, base)
+    except ValueError:  # an address that `check` refused leaves nothing to ask further about
+        if good:
+            raise
+        raise ConfigError(_bounded(_ordered(problems))) from None
+    problems = _ordered(problems + further(Loaded(config, [], source)))
+    if not _is_good(problems):
         raise ConfigError(_bounded(problems))
-    return Loaded(convert(file, cores, base), problems[:PROBLEMS_MAX], source)
+    return Loaded(config, problems[:PROBLEMS_MAX], source)
+
+
+def _is_good(problems: Iterable[Problem]) -> bool:
+    return all(problem.warning for problem in problems)
 
 
 def _ordered(problems: Iterable[Problem]) -> list[Problem]:

@@ -1,7 +1,7 @@
 /* Plain heads, read in one pass: the compiled form of balancer/http1/plain_heads.py.
  *
- * That module is the specification: for any bytes at all, the two functions here return what its twins return, and
- * tests hold them to it. A head that is not plain gives None. For readers of Python, what differs from there:
+ * That module is the specification: for any bytes at all, the functions here return what its twins return, and tests
+ * hold them to it. A head that is not plain gives None. For readers of Python, what differs from there:
  *
  *   - Bytes are walked with pointers, and no length is checked on the way: the head is known to end with CR LF CR LF
  *     before a loop starts, and every loop stops at a CR, so none can leave the head. `last` is where those four begin.
@@ -322,7 +322,27 @@ static PyObject *plain_response(PyObject *Py_UNUSED(module), PyObject *raw) {
     return tuple_of(items, 5);
 }
 
+static PyObject *head_end(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count) {
+    if (count != 2 || !PyBytes_Check(args[0]))
+        return PyErr_Format(PyExc_TypeError, "head_end takes bytes and an integer");
+    Py_ssize_t offset = PyLong_AsSsize_t(args[1]), size = PyBytes_GET_SIZE(args[0]);
+    if (offset < 0) /* -1 may be an error, too */
+        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_ValueError, "an offset is not negative");
+    Bytes data = (Bytes)PyBytes_AS_STRING(args[0]);
+
+    for (; size - offset >= 4; offset++) {
+        Bytes at = memchr(data + offset, '\r', (size_t)(size - offset - 3));
+        if (at == NULL)
+            break;
+        offset = at - data;
+        if (memcmp(at, "\r\n\r\n", 4) == 0)
+            return PyLong_FromSsize_t(offset + 4);
+    }
+    return PyLong_FromLong(-1);
+}
+
 static PyMethodDef functions[] = {
+    {"head_end", (PyCFunction)(void (*)(void))head_end, METH_FASTCALL, NULL},
     {"plain_request", (PyCFunction)(void (*)(void))plain_request, METH_FASTCALL, NULL},
     {"plain_response", plain_response, METH_O, NULL},
     {NULL, NULL, 0, NULL},

@@ -7,7 +7,7 @@ RFC 9110 sections 7.6 and 7.8, RFC 7239.
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
-from balancer.http1.message import CHUNKED, NO_BODY, PLAIN, UNTIL_CLOSE, RareFields, RequestHead, ResponseHead
+from balancer.http1.message import CHUNKED, PLAIN, RareFields, RequestHead, ResponseHead
 
 Edit = Callable[[bytes], bytes]
 Networks = Sequence[IPv4Network | IPv6Network]
@@ -18,6 +18,9 @@ def remaining_lines(raw: bytes, line_end: int, cuts: list[tuple[int, int]]) -> b
     """The field lines of a head, each preceded by CRLF, without the `cuts`; no CRLF at the end."""
     if not cuts:
         return raw[line_end:-4]
+    if len(cuts) == 1:
+        start, end = cuts[0]
+        return raw[line_end:start] + raw[end:-4]
     pieces = []
     position = line_end
     for start, end in cuts:
@@ -205,17 +208,19 @@ def response_head(head: ResponseHead, minor: int, close: bool, date: bytes, edit
     if edit is not None:
         lines = edit(lines)
     extra = b""
-    if head.upgrade and head.status == 101:
-        extra = b"\r\nConnection: upgrade\r\nUpgrade: websocket"
-    elif head.length == CHUNKED or head.length == UNTIL_CLOSE:
+    if head.status < 200:
+        if head.upgrade and head.status == 101:
+            extra = b"\r\nConnection: upgrade\r\nUpgrade: websocket"
+        return b"".join((head.status_line, lines, extra, b"\r\n\r\n"))
+    if head.length < 0:  # CHUNKED or UNTIL_CLOSE
         if minor:
             extra = b"\r\nTransfer-Encoding: chunked"
     elif head.rewritten_length:
-        extra = b"\r\nContent-Length: %d" % max(head.length, NO_BODY)
-    if not head.has_date and head.status >= 200:
+        extra = b"\r\nContent-Length: %d" % head.length
+    if not head.has_date:
         extra += b"\r\nDate: " + date
-    if close and head.status >= 200:
+    if close:
         extra += b"\r\nConnection: close"
-    elif minor == 0 and head.status >= 200:
+    elif not minor:
         extra += b"\r\nConnection: keep-alive"  # an HTTP/1.0 client that the listener grants it to
     return b"".join((head.status_line, lines, extra, b"\r\n\r\n"))

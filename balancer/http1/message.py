@@ -2,6 +2,8 @@
 
 import re
 
+import msgspec
+
 from balancer.http1.target import normalise_path, split_query
 
 # A body's length where it is no number of bytes.
@@ -71,7 +73,7 @@ class RareFields:
 PLAIN = RareFields()
 
 
-class RequestHead:
+class RequestHead(msgspec.Struct, gc=False):
     """One request head. Treat as immutable once parsed.
 
     `raw` ends with the empty line; `line_end` is the offset of the CRLF behind the request line. `target` is what is
@@ -81,48 +83,19 @@ class RequestHead:
     order, each from the CRLF before a field line to the line's end.
     """
 
-    __slots__ = (
-        "_path",
-        "cuts",
-        "host",
-        "host_field",
-        "keep_alive",
-        "length",
-        "line_end",
-        "method",
-        "minor",
-        "rare",
-        "raw",
-        "request_id",
-        "target",
-    )
-
-    host: bytes
-
-    def __init__(
-        self,
-        raw: bytes,
-        line_end: int,
-        method: bytes,
-        target: bytes,
-        minor: int,
-        host_field: bytes = b"",
-        request_id: bytes = b"",
-        length: int = NO_BODY,
-        cuts: list[tuple[int, int]] | None = None,
-    ) -> None:
-        self.raw = raw
-        self.line_end = line_end
-        self.method = method
-        self.target = target
-        self.minor = minor
-        self.host_field = host_field
-        self.request_id = request_id
-        self.length = length
-        self.cuts = cuts if cuts is not None else []
-        self.keep_alive = True
-        self.rare = PLAIN
-        self._path: bytes | None = None
+    raw: bytes
+    line_end: int
+    method: bytes
+    target: bytes
+    minor: int
+    host_field: bytes = b""
+    request_id: bytes = b""
+    length: int = NO_BODY
+    cuts: list[tuple[int, int]] = []
+    host: bytes = b""
+    keep_alive: bool = True
+    rare: RareFields = PLAIN
+    _path: bytes | None = None
 
     @property
     def path(self) -> bytes:
@@ -150,7 +123,7 @@ class RequestHead:
         ]
 
 
-class ResponseHead:
+class ResponseHead(msgspec.Struct, gc=False):
     """One response head. Treat as immutable once parsed.
 
     `cuts` as in RequestHead. `length`: NO_BODY, CHUNKED, UNTIL_CLOSE or a number of bytes, given the request's
@@ -158,39 +131,16 @@ class ResponseHead:
     our version, the backend's code and reason (ours where it gave none), without CRLF.
     """
 
-    __slots__ = (
-        "cuts",
-        "has_date",
-        "keep_alive",
-        "length",
-        "line_end",
-        "raw",
-        "rewritten_length",
-        "status",
-        "status_line",
-        "upgrade",
-    )
-
-    def __init__(
-        self,
-        raw: bytes,
-        status: int,
-        line_end: int,
-        status_line: bytes,
-        length: int = UNTIL_CLOSE,
-        cuts: list[tuple[int, int]] | None = None,
-        has_date: bool = False,
-    ) -> None:
-        self.raw = raw
-        self.status = status
-        self.line_end = line_end
-        self.status_line = status_line
-        self.length = length
-        self.cuts = cuts if cuts is not None else []
-        self.has_date = has_date
-        self.keep_alive = True
-        self.upgrade = b""
-        self.rewritten_length = False
+    raw: bytes
+    status: int
+    line_end: int
+    status_line: bytes
+    length: int = UNTIL_CLOSE
+    cuts: list[tuple[int, int]] = []
+    has_date: bool = False
+    keep_alive: bool = True
+    upgrade: bytes = b""
+    rewritten_length: bool = False
 
     @property
     def nominated(self) -> frozenset[bytes]:

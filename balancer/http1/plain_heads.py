@@ -43,6 +43,12 @@ _Line = tuple[bytes, bytes, int, int]
 """Name in lower case, text behind the colon, start (at the CRLF in front), end (at the CRLF behind)."""
 
 
+def head_end_twin(data: bytes, offset: int) -> int:
+    """The offset behind the first empty line that ends in data[offset:], with the CRLF in front of it; -1 = none."""
+    found = data.find(b"\r\n\r\n", offset)
+    return found + 4 if found >= 0 else -1
+
+
 def plain_request_twin(raw: bytes, uri_bytes: int, header_count: int) -> PlainRequest | None:
     """The head in `raw` if it is plain. O(head)."""
     first, fields = _lines(raw)
@@ -132,14 +138,16 @@ def _no_response(_raw: bytes) -> None:
     """Not compiled: the full parser is faster than the twin."""
 
 
+head_end: Callable[[bytes, int], int] = head_end_twin
 plain_request: Callable[[bytes, int, int], PlainRequest | None] = _no_request
 plain_response: Callable[[bytes], PlainResponse | None] = _no_response
 COMPILED = False
 try:
-    from balancer.http1 import _plain_heads
-except ImportError:  # not built: no compiler, or no Python headers, where this was installed
+    from balancer.http1 import _plain_heads as _compiled
+
+    _functions = _compiled.head_end, _compiled.plain_request, _compiled.plain_response
+except (ImportError, AttributeError):  # not built (no compiler, no Python headers), or built of an older source
     pass
 else:
-    plain_request = _plain_heads.plain_request
-    plain_response = _plain_heads.plain_response
+    head_end, plain_request, plain_response = _functions
     COMPILED = True

@@ -64,9 +64,10 @@ def parse_request_head(raw: bytes, uri_bytes: int, header_count: int) -> Request
     plain = plain_request(raw, uri_bytes, header_count)
     if plain is None:
         return _read_head(raw, uri_bytes, header_count)
-    head = RequestHead(raw, *plain)
-    head.host = check_host(head.host_field)
-    return head
+    line_end, method, target, minor, host_field, request_id, length, cuts = plain
+    return RequestHead(
+        raw, line_end, method, target, minor, host_field, request_id, length, cuts, check_host(host_field)
+    )
 
 
 def _read_head(raw: bytes, uri_bytes: int, header_count: int) -> RequestHead:

@@ -13,7 +13,7 @@ from balancer.balancing.backend import BackendState
 from balancer.clock import monotonic
 from balancer.errors import UPSTREAM_RESET, Outcome
 from balancer.http1.forwarding import replace_host
-from balancer.proxy.connections import ConnectError
+from balancer.proxy.connections import BackendConnections, ConnectError
 from balancer.proxy.report import BackendCounters
 from balancer.proxy.upstream import Upstream
 from balancer.telemetry.metrics import BOUNDS
@@ -28,13 +28,15 @@ _NOBODY: frozenset[BackendState] = frozenset()
 
 
 class Attempt:
-    """The attempt under way, or the last one. `number` counts the exchange's attempts from 1; 0 = none yet."""
+    """The attempt under way, or the last one. `number` counts the exchange's attempts from 1; 0 = none yet, and
+    `backend` is of an exchange before. `payload` is what can be sent again, b"" = nothing: the head and what is there
+    of the body.
+    """
 
     __slots__ = (
         "_active",
         "_exchange",
         "_loads",
-        "_payload",
         "_pool",
         "_server",
         "_task",
@@ -42,6 +44,7 @@ class Attempt:
         "connect_s",
         "first_byte_s",
         "number",
+        "payload",
         "reused",
         "started",
         "upstream",
@@ -55,15 +58,11 @@ class Attempt:
         self._loads = self._server.loads.own
         self._active = False
         self._task: asyncio.Task[None] | None = None
-        self._payload = b""
+        self.payload = b""
         self.backend: BackendState | None = None
         self.upstream: Upstream | None = None
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget the last exchange's attempts."""
-        self.backend = None
         self.number = 0
+        self.reused = False
         self.connect_s = self.first_byte_s = -1.0  # seconds; < 0 = did not happen
 
     def first(self, pool: "PoolPlan", payload: bytes, now: float) -> Outcome | None:
@@ -71,23 +70,28 @@ class Attempt:
         backend = pool.state.pick(now=now, key=None, exclude=_NOBODY, rng=self._server.rng)
         if backend is None:
             return pool.state.explain(now)
+        exchange = self._exchange
         self._pool = pool
-        if pool.backend_host or (not self._exchange.head.host_field and pool.host is None):  # HTTP/1.0 without Host
+        if pool.backend_host or (not exchange.head.host_field and pool.host is None):  # HTTP/1.0 without Host
             payload = replace_host(payload, backend.host_field)
-        self._payload = payload
+        self.payload = payload
         self._begin(backend, now)
-        upstream = backend.connections.take(now)
+        connections: BackendConnections = backend.connections
+        upstream = connections.take(now)
         if upstream is None:
             self._connect(backend)
             return None
         self.reused = True
         self.upstream = upstream
-        first_byte = upstream.connections.timeouts.first_byte
-        # While the body is on its way the backend owes nothing yet: the client's own timeout judges.
-        uploading = self._exchange.uploading
-        if uploading or len(payload) > REPLAY_BYTES:
-            self._payload = b""  # it cannot be sent again
-        upstream.send(self._exchange, payload, math.inf if uploading or first_byte is None else now + first_byte)
+        first_byte = connections.timeouts.first_byte
+        deadline = math.inf if first_byte is None else now + first_byte
+        if exchange.uploading:
+            # The body is on its way, and the backend owes nothing yet: the client's own timeout judges.
+            deadline = math.inf
+            self.payload = b""  # it cannot be sent again
+        elif len(payload) > REPLAY_BYTES:
+            self.payload = b""
+        upstream.send(exchange, payload, deadline)
         return None
 
     def send_again(self) -> bool:
@@ -96,7 +100,7 @@ class Attempt:
         False where that could do a thing twice (RFC 9110 9.2.2) or the request is not at hand any more.
         """
         backend = self.backend
-        if not self._payload or backend is None or self._exchange.head.method not in IDEMPOTENT:
+        if not self.payload or backend is None or self._exchange.head.method not in IDEMPOTENT:
             return False
         self._begin(backend, monotonic())
         self._connect(backend)
@@ -111,17 +115,12 @@ class Attempt:
                 if last and self._exchange.status == 0:
                     upstream.await_head()
         elif self._task is not None:
-            self._payload += data  # connecting: reading is paused, so this is at most one read
+            self.payload += data  # connecting: reading is paused, so this is at most one read
 
     def seen(self) -> None:
         """The backend said something: its connection was not stale, and the request is not sent again unasked."""
-        self._payload = b""
+        self.payload = b""
         self.reused = False
-
-    def answered(self, now: float) -> None:
-        """The response's head came."""
-        self._payload = b""
-        self.first_byte_s = now - self.started
 
     def lost(self) -> None:
         """The connection closed by itself."""
@@ -183,7 +182,7 @@ class Attempt:
             self._exchange.fail(UPSTREAM_RESET, "the backend closed the connection as soon as it was made")
             return
         self.upstream = upstream
-        payload, self._payload = self._payload, b""
+        payload, self.payload = self.payload, b""
         first_byte = upstream.connections.timeouts.first_byte
         uploading = self._exchange.uploading
         upstream.send(self._exchange, payload, math.inf if uploading or first_byte is None else now + first_byte)

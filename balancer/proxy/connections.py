@@ -77,7 +77,10 @@ class BackendConnections:
         "connects",
         "factory",
         "idle",
-        "keepalive",
+        "idle_seconds",
+        "max_age",
+        "max_idle",
+        "max_requests",
         "server_hostname",
         "stale",
         "timeouts",
@@ -97,7 +100,10 @@ class BackendConnections:
         factory: "Callable[[BackendConnections], Upstream]",
     ) -> None:
         self.backend = backend
-        self.keepalive = keepalive
+        self.max_idle = keepalive.max_idle
+        self.max_requests = keepalive.max_requests
+        self.idle_seconds = keepalive.idle
+        self.max_age = keepalive.max_age
         self.timeouts = timeouts
         self.tls = tls[0] if tls is not None else None
         self.server_hostname = tls[1] if tls is not None else None
@@ -131,12 +137,11 @@ class BackendConnections:
         self.active -= 1
         upstream.exchange = None
         upstream.state = IDLE
-        keepalive = self.keepalive
         if upstream.closed:
             return
         if (
-            len(self.idle) >= keepalive.max_idle
-            or upstream.requests >= keepalive.max_requests
+            len(self.idle) >= self.max_idle
+            or upstream.requests >= self.max_requests
             or now - upstream.opened > upstream.age_limit
         ):
             upstream.close()
@@ -144,7 +149,7 @@ class BackendConnections:
         if not upstream.reading:
             upstream.resume_reading()
         upstream.idle_since = now
-        upstream.deadline = deadline = now + keepalive.idle
+        upstream.deadline = deadline = now + self.idle_seconds
         if deadline < upstream.slot_at:
             self.wheel.watch(upstream)
         self.idle.append(upstream)

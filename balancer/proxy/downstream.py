@@ -27,6 +27,7 @@ from balancer.http1.answers import answer
 from balancer.http1.forwarding import Forwarder
 from balancer.http1.message import RequestHead
 from balancer.http1.partial import LINE_SLACK, PartialRequest
+from balancer.http1.plain_heads import head_end
 from balancer.http1.request import parse_request_head
 from balancer.proxy.answering import fields_for
 from balancer.proxy.connections import hung_up, unsent
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 AWAITING_HEAD, BUSY, IN_BODY, IN_TUNNEL, LINGERING = range(5)
 AHEAD_BYTES = 64 * 1024  # read ahead of a response that is awaited: one head
 END_POLL = 1.0  # seconds between looks for the end of a client that is not read from
+CR = 13
 EMPTY_LINES = 4  # before a request line (RFC 9112 2.2)
 LINGER_SECONDS = 5.0
 LINGER_BYTES = 1024 * 1024
@@ -243,15 +245,14 @@ class Downstream(asyncio.Protocol):
         if exchange is None:
             exchange = self.exchange = Exchange(self)
         while True:
-            end = data.find(b"\r\n\r\n", offset) + 4
-            if data[offset : offset + 2] == b"\r\n":
+            if data[offset] == CR:
                 offset = self._skip_empty_lines(data, offset)
                 if offset < 0:
                     return
-                if offset >= len(data):
+                if offset == len(data):
                     break
-                end = data.find(b"\r\n\r\n", offset) + 4
-            if end == 3:
+            end = head_end(data, offset)
+            if end < 0:
                 self._begin_partial(data[offset:] if offset else data)
                 return
             if end - offset > limits.head_bytes:
@@ -272,7 +273,7 @@ class Downstream(asyncio.Protocol):
                 if self.state == BUSY:
                     exchange.refuse(error.outcome)
                 else:
-                    self._refuse(error.outcome)
+                    self._refuse(error.outcome, head=data.startswith(b"HEAD ", offset))
                 return
             if self.state == BUSY:  # the exchange goes on
                 if offset < 0:
@@ -455,14 +456,15 @@ class Downstream(asyncio.Protocol):
         self.state = LINGERING
         exchange.cancel()
 
-    def _refuse(self, outcome: Outcome) -> None:
-        """Answer something that is no request we can serve, and close."""
+    def _refuse(self, outcome: Outcome, *, head: bool = False) -> None:
+        """Answer something that is no request we can serve, and close. `head`: it asked for no content."""
         self._partial = None
         if self.closed:
             return
         out = answer(
             outcome.status,
             close=True,
+            head=head,
             date=self.server.date.refresh(),
             fields=fields_for(outcome, outcome.status),
         )

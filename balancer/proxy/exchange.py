@@ -97,16 +97,14 @@ class Exchange:
         """
         downstream = self.downstream
         listener = downstream.listener
+        attempt = self.attempt
         self.head = head
-        self.started = monotonic()
-        self.status = self.interims = 0
-        self.attempt.reset()
+        self.started = now = monotonic()
+        self.status = self.interims = self.bytes_out = attempt.number = 0
+        attempt.connect_s = attempt.first_byte_s = -1.0
         self.bytes_in = len(head.raw)
-        self.bytes_out = 0
-        self.body = self.response_body = None
-        self.uploading = False
-        self.destination = None
-        self.continued = False
+        self.body = self.response_body = self.destination = None
+        self.uploading = self.continued = False
         self.outcome = COMPLETED
         self.request_id = head.request_id
         self.close = not head.keep_alive or downstream.must_close or (head.minor == 0 and not listener.http10_keepalive)
@@ -118,10 +116,11 @@ class Exchange:
             self.uploading = True
         if route is None:
             return answering.no_route(self, data, offset)
-        if route.answer is not None or head.rare.max_forwards == 0:
+        rare = head.rare
+        if route.answer is not None or rare.max_forwards == 0:
             return answering.by_route(self, route, data, offset)
-        destination = self.destination = route.destination(head.method)
-        if head.rare.via and downstream.forwarder.loops(head):
+        destination = self.destination = route.destination or route.split(head.method)
+        if rare.via and downstream.forwarder.loops(head):
             answering.outcome(self, LOOP)
             return offset if self.body is None else -1
         ours = downstream.forwarder.block(head)
@@ -142,12 +141,10 @@ class Exchange:
             self.uploading = not body.done
         # From here on nothing raises: what is started now has an owner that ends it.
         if route.timeout is not None:
-            self.timer = self.server.deadlines.at(self.started + route.timeout, self.fail, EXCHANGE_TIMEOUT)
-        if head.rare.continues:
-            self.continue_timer = self.server.deadlines.at(
-                self.started + interim.CONTINUE_AFTER, interim.continue_anyway, self
-            )
-        nobody = self.attempt.first(destination.pool, payload, self.started)
+            self.timer = self.server.deadlines.at(now + route.timeout, self.fail, EXCHANGE_TIMEOUT)
+        if rare.continues:
+            self.continue_timer = self.server.deadlines.at(now + interim.CONTINUE_AFTER, interim.continue_anyway, self)
+        nobody = attempt.first(destination.pool, payload, now)
         if nobody is not None:
             answering.outcome(self, nobody)
         return end
@@ -183,12 +180,13 @@ class Exchange:
             return
         now = monotonic()
         self.status = status
-        self.attempt.answered(now)
+        attempt = self.attempt
+        attempt.first_byte_s = now - attempt.started
+        attempt.payload = b""
         downstream = self.downstream
         request = self.head
         length = head.length
-        unread = self.uploading
-        if unread or self.server.closing or (length < 0 and request.minor == 0):
+        if self.uploading or self.server.closing or (length < 0 and request.minor == 0):
             self.close = True
         self.persists = head.keep_alive
         route = self.route
@@ -196,8 +194,10 @@ class Exchange:
         date = b"" if head.has_date else self.server.date.refresh()
         out = response_head(head, request.minor, self.close, date, route.edit_response)
         if length >= 0 and len(data) - end == length:  # all of it, in one read
-            self.bytes_out += len(out) + length
-            downstream.transport.write(out + data[end:] if length else out)
+            if length:
+                out += data[end:]
+            self.bytes_out += len(out)
+            downstream.transport.write(out)
             self._complete(True, now)
             return
         self.bytes_out += len(out)
@@ -344,6 +344,7 @@ class Exchange:
         self._finish(now)
 
     def _finish(self, now: float) -> None:
+        self.attempt.payload = b""
         if self.timer is not None or self.continue_timer is not None:
             self.stop_timers()
         report(self, now - self.started)

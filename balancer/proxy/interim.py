@@ -24,11 +24,14 @@ def pass_on(exchange: "Exchange", upstream: Upstream, head: ResponseHead, data: 
             exchange.fail(BAD_RESPONSE, "101 that was not asked for")
             return
         exchange.status = 101
-        exchange.attempt.answered(monotonic())
+        exchange.attempt.seen()
+        exchange.attempt.first_byte_s = monotonic() - exchange.attempt.started
         exchange.stop_timers()  # the exchange is answered; a tunnel has a timeout of its own
         exchange.tunnel = Tunnel(exchange, upstream, head, data[end:])
         exchange.tunnel.open()
         return
+    if not head.keep_alive:
+        upstream.retire()
     exchange.interims += 1
     if exchange.interims > INTERIM_MAX:
         exchange.fail(BAD_RESPONSE, f"more than {INTERIM_MAX} interim responses")

@@ -97,7 +97,7 @@ def _log(exchange: "Exchange", seconds: float) -> None:
             exchange.request_id,
             downstream.client_bytes(head),
             plan.log_head,
-            b"-" if attempt.backend is None else attempt.backend.log_name,
+            attempt.backend.log_name if attempt.number and attempt.backend is not None else b"-",
             attempt.number,
             head.method,
             head.target,

@@ -128,7 +128,7 @@ class ProxyServer:
 
     def _new_upstream(self, connections: BackendConnections) -> Upstream:
         jitter = 0.9 + 0.2 * self.rng.random()  # so that a fleet of connections does not age out at once
-        return Upstream(connections, connections.keepalive.max_age * jitter)
+        return Upstream(connections, connections.max_age * jitter)
 
     # Listening.
 

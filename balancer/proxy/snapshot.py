@@ -90,18 +90,19 @@ class RoutePlan:
     """A route of one listener."""
 
     __slots__ = (
+        "_read",
+        "_write",
         "answer",
+        "destination",
         "duration",
         "edit_request",
         "edit_response",
         "log_head",
         "max_body",
         "name",
-        "read",
         "requests",
         "rewrite",
         "timeout",
-        "write",
     )
 
     def __init__(self, route: model.Route, listener: str, pools: Mapping[str, PoolPlan], registry: Registry) -> None:
@@ -118,8 +119,9 @@ class RoutePlan:
         if rewrite is not None:
             self.rewrite = lambda head: rewrite_target(rewrite, head.target)
         self.answer: RouteAnswer | None = None
-        self.read: Destination | None = None
-        self.write: Destination | None = None
+        self.destination: Destination | None = None
+        self._read: Destination | None = None
+        self._write: Destination | None = None
         action = route.action
 
         def lead(pool: str) -> Destination:
@@ -127,9 +129,9 @@ class RoutePlan:
             return Destination(pools[pool], cells, head_of(listener, route.name, pool))
 
         if isinstance(action, model.PoolAction):
-            self.read = self.write = lead(action.pool)
+            self.destination = lead(action.pool)
         elif isinstance(action, model.SplitAction):
-            self.read, self.write = lead(action.read), lead(action.write)
+            self._read, self._write = lead(action.read), lead(action.write)
         elif isinstance(action, model.RedirectAction):
             self.answer = RouteAnswer(action, action.status, b"text/plain; charset=utf-8", b"", b"")
         else:
@@ -138,9 +140,9 @@ class RoutePlan:
                 action, action.status, action.content_type.encode("latin-1"), action.body.encode(), fields
             )
 
-    def destination(self, method: bytes) -> Destination:
-        """Where a request with `method` goes (RFC 9110 9.2.1 for the split of safe methods)."""
-        destination = self.read if self.read is self.write or method in SAFE else self.write
+    def split(self, method: bytes) -> Destination:
+        """Where a request with `method` goes if the route splits safe methods (RFC 9110 9.2.1) from the others."""
+        destination = self._read if method in SAFE else self._write
         assert destination is not None
         return destination
 

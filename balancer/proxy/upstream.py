@@ -18,6 +18,7 @@ from balancer.errors import (
     ProtocolError,
 )
 from balancer.http1.partial import PartialResponse
+from balancer.http1.plain_heads import head_end
 from balancer.http1.response import HEAD_BYTES, parse_response_head
 from balancer.proxy.connections import IDLE, BackendConnections, readable, unsent
 from balancer.transport.tls import hold_unread
@@ -160,6 +161,10 @@ class Upstream(asyncio.Protocol):
             self.connections.wheel.watch(self)
         self.transport.write(payload)
 
+    def retire(self) -> None:
+        """Close it when its exchange is over: what it said leaves the end of a later answer in doubt."""
+        self.age_limit = -1.0
+
     def await_head(self) -> None:
         """From now on the backend owes a response head within `timeouts.first_byte`."""
         self.watch_until(deadline_after(self.connections.timeouts.first_byte))
@@ -224,14 +229,14 @@ class Upstream(asyncio.Protocol):
 
     def head_data(self, exchange: "Exchange", data: bytes) -> None:
         """Bytes of a response head, the first or one behind an interim response."""
-        end = data.find(b"\r\n\r\n") + 4 if self._partial is None else 3
+        end = head_end(data, 0) if self._partial is None else -1
         try:
-            if end == 3:
+            if end < 0:
                 whole = self._more_head(exchange, data)
                 if whole is None:
                     return
                 data = whole
-                end = data.find(b"\r\n\r\n") + 4
+                end = head_end(data, 0)
             head = parse_response_head(data if end == len(data) else data[:end], exchange.head.method)
         except ProtocolError as error:
             exchange.fail(error.outcome, error.detail)

@@ -25,8 +25,6 @@ LONG_MODULES: set[str] = {
 MANY_PARAMETERS: set[str] = {
     "balancer/telemetry/access_log.py::format_line",  # hot: called once per request, keywords cost
     # Hot as well: made once per message, and written out only where a head is parsed.
-    "balancer/http1/message.py::RequestHead.__init__",
-    "balancer/http1/message.py::ResponseHead.__init__",
     "loadtest/load.py::_expect",
     # Tables of cases, where the column says what a value is.
     "tests/conformance/build.py::case",

@@ -194,6 +194,17 @@ def test_files_that_are_missing_are_reported_at_their_names(folder: Path) -> Non
     assert all("does not exist" in line for line in lines[:-1])
 
 
+def test_files_that_are_missing_are_reported_beside_other_mistakes(tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text(
+        "listeners: {web: {bind: 127.0.0.1:0, wrong: 1}}\nroutes: [{name: all, pool: gone}]\n"
+        "pools: {app: {backends: ['127.0.0.1:1'], tls: {ca: no.pem}}}\n"
+    )
+    run = balancer("check", file)
+    paths = [line.split(": ")[1] for line in run.stdout.splitlines()[:-1]]
+    assert (run.returncode, paths) == (1, ["listeners.web.wrong", "routes[0].pool", "pools.app.tls.ca"])
+
+
 @pytest.mark.parametrize(
     ("access", "why"), [("none/access.log", "there is no folder {}/none; "), (".", "{} is a folder; ")]
 )

@@ -102,6 +102,13 @@ def test_a_head_over_a_limit_is_refused(scene: Scene, data: bytes, status: int |
     assert scene.logged(listener="heads", reason=reason, status=status)["ended_by"] == "downstream"
 
 
+def test_a_refused_head_request_gets_no_content(scene: Scene) -> None:
+    with scene.connect("plain") as client:
+        client.send(b"HEAD / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nExpect: wonders\r\n\r\n")
+        assert client.head().status == 417
+        assert client.rest() == (b"", "fin")
+
+
 def test_a_head_at_its_limits_passes(scene: Scene, origin: Origin) -> None:
     assert scene.ask("heads", "/" + "a" * 63).status == 200
     assert scene.ask("heads", "/", *(f"X-{n}: 1" for n in range(9))).status == 200

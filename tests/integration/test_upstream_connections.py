@@ -103,8 +103,20 @@ def request_id(request: pytest.FixtureRequest) -> str:
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\nmore",
         b"HTTP/1.1 204 No Content\r\n\r\nmore",
         b"HTTP/1.1 304 Not Modified\r\n\r\n" + ok(),
+        b"HTTP/1.1 103 Early Hints\r\nConnection: close\r\n\r\n" + ok(),
+        b"HTTP/1.1 103 Early Hints\r\nTransfer-Encoding: chunked\r\n\r\n" + ok(),
     ],
-    ids=["close", "1.0", "extra", "a second", "extra behind chunks", "extra behind 204", "a second behind 304"],
+    ids=[
+        "close",
+        "1.0",
+        "extra",
+        "a second",
+        "extra behind chunks",
+        "extra behind 204",
+        "a second behind 304",
+        "1xx close",
+        "1xx chunked",
+    ],
 )
 def test_a_connection_that_says_close_or_too_much_is_not_used_again(
     scene: Scene, origin: Origin, answer: bytes, request_id: str

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from balancer.errors import ProtocolError
 from balancer.http1 import plain_heads, request, response
 from balancer.http1.message import RareFields
-from balancer.http1.plain_heads import plain_request_twin, plain_response_twin
+from balancer.http1.plain_heads import head_end_twin, plain_request_twin, plain_response_twin
 from balancer.http1.target import check_host
 
 URI_BYTES, HEADER_COUNT = 64, 5  # small, so that heads lie on both sides
@@ -118,6 +118,11 @@ PIECES = (
         b"\r\n\r\n",
     ),
 )
+
+
+@given(data=st.binary(max_size=12) | st.text(alphabet="\r\na", max_size=24).map(str.encode), offset=st.integers(0, 30))
+def test_both_forms_find_the_same_end_of_a_head(data: bytes, offset: int) -> None:
+    assert plain_heads.head_end(data, offset) == head_end_twin(data, offset)
 
 
 def check_request(raw: bytes) -> bool:

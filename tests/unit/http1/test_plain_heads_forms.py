@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 
 from balancer.http1 import plain_heads, response
-from balancer.http1.plain_heads import PlainRequest, PlainResponse, plain_request_twin, plain_response_twin
+from balancer.http1.plain_heads import (
+    PlainRequest,
+    PlainResponse,
+    head_end_twin,
+    plain_request_twin,
+    plain_response_twin,
+)
 from tests.support.programs import in_ci
 
 HOST = b"Host: a.example\r\n"
@@ -47,6 +53,24 @@ def test_the_names_are_those_of_the_compiled_form_where_there_is_one() -> None:
     names = (plain_heads.plain_request, plain_heads.plain_response)
     twins = (plain_request_twin, plain_response_twin)
     assert (names == twins) is not plain_heads.COMPILED
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_end_of_a_head_is_that_of_the_first_empty_line(form: str) -> None:
+    head_end = head_end_twin if form == "twin" else plain_heads.head_end
+    data = b"\r\nA\r\n\r\n\r\n\r\nB\r\r\n\r"
+    assert [head_end(data, offset) for offset in (0, 3, 4, 5, 6, 7, 8, 9, 99)] == [7, 7, 9, 9, 11, 11, -1, -1, -1]
+    assert head_end(b"", 0) == -1
+
+
+@needs_compiled
+def test_the_compiled_form_refuses_what_is_no_place_in_bytes() -> None:
+    wrong: list[tuple[Any, ...]] = [(b"", "0"), ("", 0), (b"",)]
+    for arguments in wrong:
+        with pytest.raises(TypeError):
+            plain_heads.head_end(*arguments)
+    with pytest.raises(ValueError, match="not negative"):
+        plain_heads.head_end(b"", -1)
 
 
 def test_the_bound_on_fields_is_that_of_the_full_reader() -> None:
