@@ -100,6 +100,8 @@ NO_ROUTE = _row("no_route", _I, Phase.ROUTE, 404)
 METHOD_NOT_ROUTED = _row("method_not_routed", _I, Phase.ROUTE, 405)
 LOOP = _row("loop", _I, Phase.ROUTE, 508, proxy_status="proxy_loop_detected")
 POOL_EMPTY = _row("pool_empty", _I, Phase.PICK, 503, proxy_status="destination_unavailable")
+POOL_DOWN = _row("pool_down", _I, Phase.PICK, 503, proxy_status="destination_unavailable")
+QUEUE_TIMEOUT = _row("queue_timeout", _I, Phase.PICK, 503, proxy_status="connection_limit_reached")
 POOL_FULL = _row("pool_full", _I, Phase.PICK, 503, proxy_status="connection_limit_reached")
 CONNECTIONS = _row("connections", _I, Phase.CONNECTION, 503)
 EXCHANGE_TIMEOUT = _row("exchange_timeout", _I, Phase.RESPONSE_HEAD, 504, proxy_status="http_response_timeout")
@@ -107,6 +109,15 @@ SHUTDOWN = _row("shutdown", _I, Phase.RESPONSE_BODY, 503)
 INTERNAL_ERROR = _row("internal_error", _I, Phase.ROUTE, 500, proxy_status="proxy_internal_error")
 
 # The backend's side.
+ATTEMPT_TIMEOUT = _row(
+    "attempt_timeout",
+    _U,
+    Phase.RESPONSE_HEAD,
+    504,
+    Retryable.IDEMPOTENT,
+    counts=True,
+    proxy_status="http_response_timeout",
+)
 CONNECT_FAILED = _row(
     "connect_failed", _U, Phase.CONNECT, 502, Retryable.ALWAYS, counts=True, proxy_status="connection_refused"
 )

@@ -171,6 +171,8 @@ class Route(Struct, frozen=True, kw_only=True):
     action: Action
     timeout: float | None = None
     max_body: int | None = None
+    fallback: str | None = None  # a pool that serves when the action's own pool has nobody
+    retry_non_idempotent: bool = False  # RFC 9110 9.2.2: the operator knows that these requests may be repeated
     headers: RouteHeaders = RouteHeaders()
     rewrite: Rewrite | None = None
 
@@ -191,6 +193,7 @@ class PoolTimeouts(Struct, frozen=True, kw_only=True):
     connect: float = 3.5
     first_byte: float | None = 60.0
     body_idle: float | None = 60.0
+    attempt: float | None = None  # from the pick to the response's head
 
 
 class Keepalive(Struct, frozen=True, kw_only=True):
@@ -211,6 +214,47 @@ class Backend(Struct, frozen=True, kw_only=True):
     path: str = ""
     weight: int = 1
     max_connections: int | None = None
+    backup: bool = False  # used only when no other backend of the pool is usable
+
+
+class HealthCheck(Struct, frozen=True, kw_only=True):
+    """Active probes. Seconds; `expect_status` holds ranges, both ends included."""
+
+    type: Literal["http", "tcp"] = "http"
+    path: str = "/"
+    method: str = "GET"
+    host: str | None = None  # the Host field; None = the backend's host as written
+    headers: dict[str, str] = {}
+    expect_status: tuple[tuple[int, int], ...] = ((200, 399),)
+    expect_text: str | None = None  # within the first 64 KiB of the content
+    port: int | None = None  # None = the backend's own
+    interval: float = 5.0
+    fast_interval: float = 1.0  # while `checking`, and between the first result that differs and the change
+    timeout: float = 2.0
+    healthy_after: int = 2
+    unhealthy_after: int = 3
+
+
+class OutlierDetection(Struct, frozen=True, kw_only=True):
+    """Passive detection and ejection. Seconds; `max_ejected` is a share of the pool's backends."""
+
+    mode: Literal["observe", "enforce"] = "enforce"
+    consecutive_failures: int | None = 5  # None = off
+    failure_rate: bool = True  # judged against the pool's over `window`
+    latency: bool = True  # a slow outlier's weight is lowered
+    window: float = 10.0
+    base_ejection: float = 10.0
+    max_ejection: float = 300.0
+    max_ejected: float = 0.5
+
+
+class Retry(Struct, frozen=True, kw_only=True):
+    """Further attempts. `attempts` counts the first, too; `when` holds words (connect_failure) and statuses (503)."""
+
+    attempts: int = 2
+    when: tuple[str, ...] = ("connect_failure", "reset", "timeout", "502", "503", "504")
+    budget: float | None = 0.2  # retries per request of the pool, all workers together; None = no limit
+    budget_min: float = 3.0  # retries per second that are allowed however few requests there are
 
 
 StrategyName = Literal["round_robin", "random", "weighted", "weighted_random", "least_connections"]
@@ -227,6 +271,13 @@ class Pool(Struct, frozen=True, kw_only=True):
     timeouts: PoolTimeouts = PoolTimeouts()
     keepalive: Keepalive = Keepalive()
     tunnel_idle: float | None = 3600.0
+    health_check: HealthCheck | None = None  # None = off
+    outlier_detection: OutlierDetection | None = OutlierDetection()  # None = off
+    retry: Retry | None = Retry()  # None = off
+    slow_start: float | None = 30.0  # seconds; None = off
+    panic_threshold: float = 0.5  # share of usable backends below which all are used; 0 = never
+    queue_timeout: float | None = 5.0  # seconds that an exchange waits for a full pool; None = it does not
+    queue_max: int = 1000  # exchanges that wait, per worker
 
 
 class Log(Struct, frozen=True, kw_only=True):
@@ -256,6 +307,7 @@ class Config(Struct, frozen=True, kw_only=True):
     max_connections: int | None = None  # client connections of all workers; None = from the descriptor limit
     log: Log = Log()
     admin: Admin = Admin()
+    watch: bool = False  # reload when the file changes
     shutdown_delay: float = 5.0
     shutdown_grace: float = 30.0
     tunnel_grace: float = 60.0
@@ -277,3 +329,4 @@ class ResolvedBackend(Struct, frozen=True, kw_only=True):
     slot: int
     weight: int = 1
     max_connections: int | None = None
+    backup: bool = False

@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from balancer.config.model import Bind, Config, Log, ResolvedBackend
+from balancer.resilience.standing import Standing
 from balancer.telemetry.registry import Sample
 
 PROTOCOL_VERSION = 1
@@ -82,18 +83,41 @@ class Done(Struct, frozen=True, tag=True):
     """Worker: what was asked is done."""
 
 
-class BackendState(Struct, frozen=True, tag=True):
-    """One backend by its slot, and whether it may get new work."""
-
-    slot: int
-    usable: bool
-
-
 class BackendStates(Struct, frozen=True, tag=True):
-    """States that changed. `epoch` rises by one per message; a worker is Ready only with the current one."""
+    """Standings that changed, for Ready all of them. `epoch` rises by one per message to all workers.
+
+    `down` names the pools in which nobody is usable although they have backends (their answer is POOL_DOWN).
+    """
 
     epoch: int
-    changes: tuple[BackendState, ...]
+    changes: tuple[Standing, ...]
+    down: tuple[str, ...] = ()
+
+
+class Failure(msgspec.Struct, frozen=True, array_like=True):
+    """One attempt that failed, and by how much this worker's successes at that backend rose before it."""
+
+    slot: int
+    reason: str  # Outcome.reason, or "status_5xx" where a response's status counts as a failure
+    succeeded: int  # attempts that went well since this worker's last report of that slot
+
+
+class Successes(msgspec.Struct, frozen=True, array_like=True):
+    """Attempts at one backend that went well since the last report, and what they took in all (seconds)."""
+
+    slot: int
+    count: int
+    first_byte_sum: float
+
+
+class Outcomes(Struct, frozen=True, tag=True):
+    """Worker: failures at once (batched per loop turn, at most every 5 ms), successes with them or every second.
+
+    The supervisor takes failures in the order of arrival.
+    """
+
+    failures: tuple[Failure, ...] = ()
+    successes: tuple[Successes, ...] = ()
 
 
 class PullCounters(Struct, frozen=True, tag=True):
@@ -166,6 +190,7 @@ Message = (
     | Abort
     | Done
     | BackendStates
+    | Outcomes
     | PullCounters
     | Counters
     | Listen

@@ -21,6 +21,7 @@ from balancer.config.model import (
     SplitAction,
 )
 from balancer.daemon import messages
+from balancer.resilience.standing import Standing
 from balancer.telemetry.registry import Sample
 
 BIND = Bind(host="127.0.0.1", port=8080)
@@ -55,7 +56,8 @@ MESSAGES: list[messages.Message] = [
     messages.Commit(1),
     messages.Abort(1),
     messages.Done(),
-    messages.BackendStates(4, (messages.BackendState(1, True), messages.BackendState(2, False))),
+    messages.BackendStates(4, (Standing(1, True, 3), Standing(2, False, 0, 0.5, True)), ("web",)),
+    messages.Outcomes((messages.Failure(1, "upstream_reset", 7),), (messages.Successes(1, 2, 0.5),)),
     messages.PullCounters(),
     messages.Counters([Sample("f", ("a", "b"), [1.0, 2.5])]),
     messages.Listen((messages.ListenOn(1, "web", BIND),)),
