@@ -217,6 +217,8 @@ def _read_head(raw: bytes, listener: Listener) -> RequestHead:
 
 def _read_line(head: RequestHead, line: bytes, uri_bytes: int) -> None:
     parts = line.split(b" ")
+    if parts[0] == b"HEAD":
+        head.method = b"HEAD"  # whatever else is wrong: such an answer has no content
     if len(parts) != 3 or not token(parts[0]) or not _version(parts[2]):
         head.faults.add(400)
         return

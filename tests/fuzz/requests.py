@@ -126,7 +126,11 @@ def _judge(run: RequestRun, verdicts: list[Verdict], rest: bytes, told: bytes, *
                 ended = verdict.close
                 continue
             at = _refused(
-                told, at, verdict.may_refuse, f"{verdict.method!r} {verdict.target!r} should have been forwarded"
+                told,
+                at,
+                verdict.may_refuse,
+                f"{verdict.method!r} {verdict.target!r} should have been forwarded",
+                head=verdict.method == b"HEAD",
             )
             ended = True
         elif isinstance(verdict, Forwarded):

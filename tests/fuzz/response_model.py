@@ -98,6 +98,7 @@ def read_responses(data: bytes, asked: Asked, *, ended: bool) -> Expected:
 
 def _read(data: bytes, asked: Asked, expected: Expected, *, ended: bool) -> None:
     at = 0
+    persists = True  # as far as interim responses say
     while True:
         end = data.find(b"\r\n\r\n", at) + 4
         if (end if end > 3 else len(data)) - at > HEAD_BYTES:
@@ -114,12 +115,14 @@ def _read(data: bytes, asked: Asked, expected: Expected, *, ended: bool) -> None
         if parsed.status >= 200:
             _final(data[at:], parsed, asked, expected)
             expected.ending = _ending(expected.body, parsed.framing, ended=ended)
+            expected.reusable = expected.reusable and persists
             return
         if parsed.status == 101:
             _switch(data[at:], parsed, asked, expected)
             return
         if len(expected.interims) == INTERIM_MAX:
             raise _BadResponseError
+        persists = persists and _persists(parsed) and parsed.framing != CHUNKED
         expected.interims.append(_interim(parsed))
 
 
@@ -178,6 +181,10 @@ def _passed(parsed: _Parsed, *, drop_length: bool, frames: bool = True) -> tuple
     return kept, anew
 
 
+def _persists(parsed: _Parsed) -> bool:
+    return b"close" not in parsed.options and (not parsed.old or b"keep-alive" in parsed.options)
+
+
 def _interim(parsed: _Parsed) -> Head:
     kept, _ = _passed(parsed, drop_length=True)
     return Head(parsed.status, parsed.reason, kept)
@@ -198,7 +205,7 @@ def _switch(behind: bytes, parsed: _Parsed, asked: Asked, expected: Expected) ->
 def _final(behind: bytes, parsed: _Parsed, asked: Asked, expected: Expected) -> None:
     status, framing = parsed.status, parsed.framing
     bodiless = asked.method == b"HEAD" or status in (204, 304)
-    keep = b"close" not in parsed.options and (not parsed.old or b"keep-alive" in parsed.options)
+    keep = _persists(parsed)
     if status == 204:
         if framing not in (None, 0, CHUNKED):
             raise _BadResponseError
