@@ -20,12 +20,22 @@ END_SECONDS = 20.0
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
+def _at_a_terminal() -> None:
+    """Signals as a shell leaves them to a command in the foreground: one in the background ignores them."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Demo:
     """A running `balancer demo` and what it printed until it was ready."""
 
     def __init__(self, *options: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "balancer", "demo", *options], stdout=subprocess.PIPE, text=True, process_group=0
+            [sys.executable, "-m", "balancer", "demo", *options],
+            stdout=subprocess.PIPE,
+            text=True,
+            process_group=0,
+            preexec_fn=_at_a_terminal,
         )
         assert self.process.stdout is not None
         lines = []
