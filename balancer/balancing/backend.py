@@ -49,12 +49,14 @@ class BackendState:
         "address",
         "connections",
         "counters",
+        "eligible",
         "host",
         "host_field",
         "log_name",
         "max_connections",
         "name",
         "pool",
+        "share",
         "slot",
         "weight",
     )
@@ -76,6 +78,8 @@ class BackendState:
         self.slot = slot
         self.weight = weight
         self.max_connections = max_connections
+        self.eligible = True  # as the supervisor decided last (resilience.standing)
+        self.share = 1.0  # of its weight and its limit: what slow start leaves
         self.host = host  # as written in the file, for TLS server_name
         self.host_field = b"localhost"  # the Host field's value where a pool sends the backend's own
         self.log_name = name.encode("utf-8")

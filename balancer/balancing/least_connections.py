@@ -33,6 +33,7 @@ class LeastConnections:
     __slots__ = ("_loads", "_offset", "_order", "_ranked")
 
     counts_attempts = True
+    honours_weights = True
 
     def __init__(self, loads: LoadTable, offset: float = 0.0) -> None:
         """`offset` in [0, 1) says who of the first list counts as least recently picked.

@@ -1,5 +1,6 @@
 """A pool: its backends, who of them may be picked, and the strategy that picks."""
 
+import math
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Protocol, assert_never
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 # Full backends met one by one before all of them are looked up at once, which is O(backends with a limit).
 FULL_MET_MAX = 4
+# Weights are multiplied by it while a backend starts slowly, so that a weight of 1 can be a twentieth.
+SHARE_STEPS = 20
 
 
 def make_strategy(name: StrategyName, loads: LoadTable, rng: "Random") -> Strategy:
@@ -50,14 +53,29 @@ class PoolState:
     """A named group of backends with the strategy that picks among them. Not thread-safe.
 
     `pick` gives the backend for one attempt or None; `explain` then says why. It is the strategy's own method
-    while no eligible backend has a limit, so that a pool costs nothing beyond its strategy.
+    while no eligible backend has a limit or starts slowly, so that a pool costs nothing beyond its strategy.
     `counts_attempts`: whether the strategy wants to hear of attempts (`strategy.started`, `strategy.finished`).
     The caller raises and lowers the backend's cell of `loads` in any case.
+    `trials`: backends that wait for one real request, whoever is eligible. `down`: nobody is usable.
     """
 
-    __slots__ = ("_limited", "backends", "counts_attempts", "eligible", "loads", "name", "pick", "strategy")
+    __slots__ = (
+        "_limited",
+        "_pick",
+        "_starting",
+        "backends",
+        "counts_attempts",
+        "down",
+        "eligible",
+        "loads",
+        "name",
+        "pick",
+        "strategy",
+        "trials",
+    )
 
     pick: Pick
+    _pick: Pick
 
     def __init__(self, name: str, strategy: Strategy, backends: Sequence[BackendState], loads: LoadTable) -> None:
         self.name = name
@@ -65,18 +83,50 @@ class PoolState:
         self.backends = tuple(backends)
         self.loads = loads
         self.counts_attempts = strategy.counts_attempts
+        self.down = False
+        self.trials: list[BackendState] = []
         self.rebuild()
 
     def rebuild(self) -> None:
-        """Find out again who is eligible. To be called whenever a backend's weight or limit changed. O(n log n)."""
-        self.eligible = tuple(backend for backend in self.backends if backend.weight > 0)
-        self.strategy.rebuild(self.eligible, [backend.weight for backend in self.eligible])
+        """Find out again who is eligible, and for how much. To be called whenever a backend's standing, weight or
+        limit changed. O(n log n).
+        """
+        self.eligible = tuple(backend for backend in self.backends if backend.eligible and backend.weight > 0)
+        self._starting = any(backend.share < 1.0 for backend in self.eligible)
+        scaled = self._starting and self.strategy.honours_weights
+        weights = [
+            max(round(backend.weight * SHARE_STEPS * backend.share), 1) if scaled else backend.weight
+            for backend in self.eligible
+        ]
+        self.strategy.rebuild(self.eligible, weights)
         self._limited = tuple(backend for backend in self.eligible if backend.max_connections is not None)
-        self.pick = self._pick_below_limits if self._limited else self.strategy.pick
+        self._pick = self._pick_by_share if self._starting and not scaled else self.strategy.pick
+        self.pick = self._pick_below_limits if self._limited else self._pick
+
+    @property
+    def limited(self) -> bool:
+        """Whether every eligible backend has a limit, so that all can be full."""
+        return len(self._limited) == len(self.eligible) > 0
 
     def explain(self, now: float) -> errors.Outcome:
-        """Why `pick` gave None: POOL_EMPTY when no backend is eligible, else POOL_FULL."""
-        return errors.POOL_FULL if self.eligible else errors.POOL_EMPTY
+        """Why `pick` gave None: POOL_FULL when somebody is eligible, POOL_DOWN or POOL_EMPTY when nobody is."""
+        if self.eligible:
+            return errors.POOL_FULL
+        return errors.POOL_DOWN if self.down else errors.POOL_EMPTY
+
+    def _pick_by_share(
+        self, *, now: float, key: bytes | None, exclude: Collection[BackendState], rng: "Random"
+    ) -> BackendState | None:
+        """For strategies that ignore weights: who starts slowly gives up the rest of its turns to others."""
+        left_out = exclude
+        for _ in range(FULL_MET_MAX):
+            backend = self.strategy.pick(now=now, key=key, exclude=left_out, rng=rng)
+            if backend is None:
+                break
+            if backend.share >= 1.0 or rng.random() < backend.share:
+                return backend
+            left_out = {backend, *left_out}
+        return self.strategy.pick(now=now, key=key, exclude=exclude, rng=rng)
 
     def _pick_below_limits(
         self, *, now: float, key: bytes | None, exclude: Collection[BackendState], rng: "Random"
@@ -84,13 +134,17 @@ class PoolState:
         """Skip backends with `max_connections` in flight. A full one that had its turn loses it."""
         left_out = exclude
         for _ in range(FULL_MET_MAX):
-            backend = self.strategy.pick(now=now, key=key, exclude=left_out, rng=rng)
+            backend = self._pick(now=now, key=key, exclude=left_out, rng=rng)
             if backend is None or not self._is_full(backend):
                 return backend
             left_out = {backend, *left_out}
         left_out = {*left_out, *filter(self._is_full, self._limited)}
-        return self.strategy.pick(now=now, key=key, exclude=left_out, rng=rng)
+        return self._pick(now=now, key=key, exclude=left_out, rng=rng)
 
     def _is_full(self, backend: BackendState) -> bool:
         limit = backend.max_connections
-        return limit is not None and self.loads.total(backend.slot) >= limit
+        if limit is None:
+            return False
+        if backend.share < 1.0:
+            limit = max(math.ceil(limit * backend.share), 1)
+        return self.loads.total(backend.slot) >= limit

@@ -22,6 +22,7 @@ class RandomChoice:
     __slots__ = ("_backends",)
 
     counts_attempts = False
+    honours_weights = False
 
     def __init__(self) -> None:
         self._backends: list[BackendState] = []

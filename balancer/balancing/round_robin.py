@@ -19,6 +19,7 @@ class RoundRobin:
     __slots__ = ("_backends", "_next", "_offset")
 
     counts_attempts = False
+    honours_weights = False
 
     def __init__(self, offset: float = 0.0) -> None:
         """`offset` in [0, 1) says where in the first list the turns begin.

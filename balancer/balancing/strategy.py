@@ -17,9 +17,11 @@ class Strategy(Protocol):
     are not among them) and `pick` a small set to leave out (already tried, or full). Not thread-safe.
 
     `counts_attempts`: whether `started` and `finished` do anything; when False the caller may leave them out.
+    `honours_weights`: whether weights change who is picked.
     """
 
     counts_attempts: bool
+    honours_weights: bool
 
     def rebuild(self, eligible: Sequence[BackendState], weights: Sequence[int]) -> None:
         """Take a new list of eligible backends with their weights (each >= 1), position for position."""

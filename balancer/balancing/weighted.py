@@ -82,6 +82,7 @@ class Weighted:
     __slots__ = ("_backends", "_classes", "_debts", "_places", "_ticks", "_total", "_weights")
 
     counts_attempts = False
+    honours_weights = True
 
     def __init__(self) -> None:
         self._backends: list[BackendState] = []

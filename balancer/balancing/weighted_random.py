@@ -45,6 +45,7 @@ class WeightedRandom:
     __slots__ = ("_alias", "_backends", "_share", "_weights")
 
     counts_attempts = False
+    honours_weights = True
 
     def __init__(self) -> None:
         self._backends: list[BackendState] = []

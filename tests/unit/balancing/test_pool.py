@@ -1,5 +1,6 @@
 """Pools: who is eligible, limits, and why there was no pick."""
 
+from collections import Counter
 from random import Random
 
 import pytest
@@ -8,7 +9,7 @@ from balancer.balancing.backend import BackendState, LoadTable
 from balancer.balancing.pool import FULL_MET_MAX, PoolState, make_strategy
 from balancer.balancing.round_robin import RoundRobin
 from balancer.config.model import StrategyName
-from balancer.errors import POOL_EMPTY, POOL_FULL
+from balancer.errors import POOL_DOWN, POOL_EMPTY, POOL_FULL
 from tests.support.backends import make_backends, make_loads
 
 ALL: list[StrategyName] = ["round_robin", "random", "weighted", "weighted_random", "least_connections"]
@@ -105,3 +106,44 @@ def test_only_least_connections_asks_to_hear_of_attempts() -> None:
     loads = make_loads(1)
     wants = [name for name in ALL if pool_of(make_backends([1]), loads, name).counts_attempts]
     assert wants == ["least_connections"]
+
+
+@pytest.mark.parametrize("name", ["round_robin", "random", "weighted", "weighted_random"])
+def test_a_backend_that_starts_slowly_gets_its_share_of_a_turn(name: StrategyName) -> None:
+    backends = make_backends([1, 1, 1, 1])
+    backends[2].share = 0.25
+    pool = pool_of(backends, make_loads(4), name)
+    rng = Random(7)
+    counts = Counter(pool.pick(now=0.0, key=None, exclude=(), rng=rng) for _ in range(40_000))
+    others = [counts[backend] for backend in backends if backend is not backends[2]]
+    assert counts[backends[2]] / (sum(others) / 3) == pytest.approx(0.25, rel=0.15)
+    assert max(others) / min(others) < 1.15, "what it leaves goes to all others alike"
+
+
+def test_a_backend_that_starts_slowly_has_a_share_of_its_limit() -> None:
+    backends = make_backends([1, 1], max_connections=10)
+    backends[0].share = 0.2
+    pool = pool_of(backends, LoadTable([2, 9]))
+    rng = Random(1)
+    assert {pool.pick(now=0.0, key=None, exclude=(), rng=rng) for _ in range(50)} == {backends[1]}
+
+
+def test_a_backend_alone_gets_everything_however_slowly_it_starts() -> None:
+    (backend,) = make_backends([1])
+    backend.share = 0.1
+    pool = pool_of([backend], make_loads(1))
+    assert {pick(pool) for _ in range(10)} == {backend}
+
+
+def test_who_is_not_eligible_is_not_picked_and_the_pool_says_why_there_is_nobody() -> None:
+    a, b = make_backends([1, 1])
+    pool = pool_of([a, b], make_loads(2), "least_connections")
+    a.eligible = False
+    pool.rebuild()
+    assert {pick(pool) for _ in range(10)} == {b}
+    b.eligible = False
+    pool.rebuild()
+    assert pick(pool) is None
+    assert pool.explain(0.0) is POOL_EMPTY
+    pool.down = True
+    assert pool.explain(0.0) is POOL_DOWN
