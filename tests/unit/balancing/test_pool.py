@@ -116,7 +116,8 @@ def test_a_backend_that_starts_slowly_gets_its_share_of_a_turn(name: StrategyNam
     rng = Random(7)
     counts = Counter(pool.pick(now=0.0, key=None, exclude=(), rng=rng) for _ in range(40_000))
     others = [counts[backend] for backend in backends if backend is not backends[2]]
-    assert counts[backends[2]] / (sum(others) / 3) == pytest.approx(0.25, rel=0.15)
+    # A quarter of what the others get, or, where who stands in is drawn anew, of what it would get itself.
+    assert 0.19 < counts[backends[2]] / (sum(others) / 3) < 0.27
     assert max(others) / min(others) < 1.15, "what it leaves goes to all others alike"
 
 
