@@ -84,6 +84,8 @@ def _route(route: schema_traffic.Route) -> model.Route:
         action=_action(route),
         timeout=route.timeout,
         max_body=route.max_body,
+        fallback=route.fallback,
+        retry_non_idempotent=route.retry_non_idempotent,
         headers=_same(route.headers, model.RouteHeaders),
         rewrite=None if route.rewrite is None else _same(route.rewrite, model.Rewrite),
     )
@@ -102,6 +104,19 @@ def _backend(backend: schema_pools.Backend, base: str) -> model.Backend:
         path=path,
         weight=backend.weight,
         max_connections=backend.max_connections,
+        backup=backend.backup,
+    )
+
+
+def _health_check(pool: schema_pools.Pool) -> model.HealthCheck | None:
+    check = pool.health_check
+    if check is None:
+        return None
+    named = None if pool.host in ("keep", "backend") else pool.host
+    return msgspec.structs.replace(
+        _same(check, model.HealthCheck),
+        host=check.host or named,
+        fast_interval=min(check.fast_interval, check.interval),
     )
 
 
@@ -120,6 +135,15 @@ def _pool(name: str, pool: schema_pools.Pool, base: str) -> model.Pool:
         timeouts=_same(pool.timeouts, model.PoolTimeouts),
         keepalive=_same(pool.keepalive, model.Keepalive),
         tunnel_idle=pool.tunnel_idle,
+        health_check=_health_check(pool),
+        outlier_detection=None
+        if pool.outlier_detection is None
+        else _same(pool.outlier_detection, model.OutlierDetection),
+        retry=None if pool.retry is None else _same(pool.retry, model.Retry),
+        slow_start=pool.slow_start,
+        panic_threshold=pool.panic_threshold,
+        queue_timeout=pool.queue_timeout,
+        queue_max=pool.queue_max,
     )
 
 
@@ -144,6 +168,7 @@ def convert(file: schema.File, cores: int, base: str) -> model.Config:
             token_file=_optional(file.admin.token_file, base),
             hosts=tuple(file.admin.hosts),
         ),
+        watch=file.watch,
         shutdown_delay=file.shutdown_delay,
         shutdown_grace=file.shutdown_grace,
         tunnel_grace=file.tunnel_grace,

@@ -78,6 +78,7 @@ def _within(
 
 _DURATION_SCHEMA = {"type": "string", "pattern": r"^([0-9]+(\.[0-9]+)? ?(ms|s|m|h)|.*\$\{.*)$", "examples": ["5s"]}
 _SIZE_SCHEMA = {"type": "string", "pattern": r"^([0-9]+(\.[0-9]+)? ?(B|KiB|MiB|GiB|TiB)|.*\$\{.*)$"}
+_SHARE_SCHEMA = {"type": "string", "pattern": r"^([0-9]{1,3}(\.[0-9]+)?%|.*\$\{.*)$", "examples": ["20%"]}
 _TEXT_SCHEMA: dict[str, Any] = {"type": ["string", "number", "boolean"]}
 _STRING_SCHEMA: dict[str, Any] = {"type": "string"}
 _OFF_SCHEMA = {"const": "off"}
@@ -103,6 +104,17 @@ def size_or_off(least: str, most: str) -> Kind:
     """Bytes within bounds, or `off` (None)."""
     parse = _within(scalars.size, least, most, off_ok=True)
     return Kind(f"size, {least} to {most}, or off", parse, {"anyOf": [_SIZE_SCHEMA, _OFF_SCHEMA]})
+
+
+def share(least: str, most: str) -> Kind:
+    """A part of the whole, 0.0 to 1.0, within bounds."""
+    return Kind(f"share, {least} to {most}", _within(scalars.share, least, most), _SHARE_SCHEMA)
+
+
+def share_or_off(least: str, most: str, off: float | None = None) -> Kind:
+    """A part of the whole within bounds, or `off`."""
+    parse = _within(scalars.share, least, most, off=off, off_ok=True)
+    return Kind(f"share, {least} to {most}, or off", parse, {"anyOf": [_SHARE_SCHEMA, _OFF_SCHEMA]})
 
 
 def _integer_schema(least: int, most: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pydantic_core import PydanticUndefined
 
 from balancer.config import schema
 from balancer.config.fields import Kind
-from balancer.config.schema_base import Base, element
+from balancer.config.schema_base import Base, OrOff, element
 
 _HEAD = """# Configuration
 
@@ -27,6 +27,7 @@ and [config/](../config/README.md) holds examples that run.
 - Only `true` and `false` are booleans. Numbers are decimal, `0x1f` or `0o17`; a leading zero changes nothing, except in
   a file mode, which is octal. Where text is due, a number or boolean is taken as written.
 - A **duration** has a unit: `250ms`, `2s`, `1m`, `1h`. A **size** too: `512B`, `64KiB`, `1MiB`, `2GiB`.
+  A **share** is a percentage: `20%`.
 - `off` switches off what can be off. `0` is refused where it could mean none as well as no limit.
 - `*.example.com` must stand in quotes, because YAML takes an unquoted `*` for an alias. Inside `[ ]` and `{ }` so must
   values with `{`, `}`, `[`, `]`, `,` or `${...}`.
@@ -49,7 +50,7 @@ def _label(annotation: Any, metadata: list[Any]) -> str:
     if kind == "dict":
         return f"mapping of names to {_plural(inner)}"
     if kind == "model":
-        return "section"
+        return "section, or off" if any(isinstance(marker, OrOff) for marker in metadata) else "section"
     return next(_label(None, list(part.__metadata__)) for part in (annotation, *get_args(annotation)) if _marked(part))
 
 
@@ -70,6 +71,8 @@ def _default(field: FieldInfo) -> str:
         return "*unset*"
     if isinstance(field.default, bool):
         return f"`{str(field.default).lower()}`"
+    if isinstance(field.default, list):
+        return f"`[{', '.join(map(str, field.default))}]`"
     return f"`{field.default}`" if field.default != "" else '`""`'
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from balancer.config import addresses
 from balancer.config.fields import (
+    Boolean,
     FilePath,
     Host,
     Kind,
@@ -109,6 +110,11 @@ class File(Base):
     )
     log: Log = key(Log, description="Event and access log.")
     admin: Admin = key(Admin, description="The admin API.")
+    watch: Boolean = key(
+        False,
+        description="Reload when the file has changed, once it is complete. false: a half-done edit is nobody's wish; "
+        "SIGHUP says when.",
+    )
     shutdown_delay: Annotated[float, duration("0s", "1h")] = key(
         "5s",
         description="At a stop, time during which connections are still accepted while readiness says 503. 5s: what "
@@ -137,20 +143,7 @@ class File(Base):
 
 
 # Keys that later versions will take: (path pattern, "*" = any step).
-LATER: frozenset[tuple[str, ...]] = frozenset(
-    {
-        ("coordination",),
-        ("watch",),
-        ("pools", "*", "health_check"),
-        ("pools", "*", "outlier_detection"),
-        ("pools", "*", "retry"),
-        ("pools", "*", "slow_start"),
-        ("pools", "*", "backends_from"),
-        ("pools", "*", "queue_timeout"),
-        ("pools", "*", "timeouts", "attempt"),
-        ("pools", "*", "backends", "*", "backup"),
-    }
-)
+LATER: frozenset[tuple[str, ...]] = frozenset({("coordination",), ("pools", "*", "backends_from")})
 
 
 def json_schema() -> dict[str, Any]:

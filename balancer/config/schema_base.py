@@ -50,6 +50,18 @@ class OneOrMany:
         return {"anyOf": [made["items"], made]}
 
 
+class OrOff:
+    """Marks a section for which `off` (None) may stand."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(
+            lambda value: None if value == "off" else value, handler(source)
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [*handler(schema)["anyOf"], {"const": "off"}]}
+
+
 def key(default: Any = ..., *, description: str, example: str | None = None) -> Any:
     """A key of a mapping. `default` is written as in the file, or the type that makes it; without it the key must be.
 

@@ -14,9 +14,11 @@ from balancer.config.fields import (
     integer,
     integer_or_off,
     of,
+    share_or_off,
 )
 from balancer.config.scalars import shown
-from balancer.config.schema_base import Base, key
+from balancer.config.schema_base import Base, OrOff, key
+from balancer.config.schema_resilience import HealthCheck, OutlierDetection, Retry
 
 STRATEGIES = ("round_robin", "random", "weighted", "weighted_random", "least_connections")
 LATER_STRATEGIES = ("power_of_two", "peak_ewma", "consistent_hash", "adaptive")
@@ -76,6 +78,11 @@ class PoolTimeouts(Base):
         "60s",
         description="Silence inside a response body, or off. 60s: a stream may last for ever, a dead backend not.",
     )
+    attempt: Annotated[float | None, duration_or_off("1ms", "24h")] = key(
+        "off",
+        description="From the pick of a backend to the head of its response, sending the request included. off: "
+        "connect and first_byte bound it already; a time here leaves some for another attempt.",
+    )
 
 
 class Keepalive(Base):
@@ -122,6 +129,11 @@ class Backend(Base):
         description="Exchanges and tunnels in flight from this machine, all workers together. off: only the operator "
         "knows what a backend bears.",
     )
+    backup: Boolean = key(
+        False,
+        description="Used only while no other backend of the pool is usable. false: a server that serves earns its "
+        "keep, and one that never does is never known to work.",
+    )
 
 
 class Pool(Base):
@@ -148,4 +160,37 @@ class Pool(Base):
         "1h",
         description="Silence after which a tunnel (WebSocket) is closed, or off. 1h: shorter times cut quiet but "
         "living sessions, which is a frequent complaint about 60 s.",
+    )
+    health_check: Annotated[HealthCheck | None, OrOff()] = key(
+        "off",
+        description="Ask every backend regularly whether it works: a section, or only the path. off: which path "
+        "says so, only the application knows; {} asks for / and takes all defaults.",
+    )
+    outlier_detection: Annotated[OutlierDetection | None, OrOff()] = key(
+        OutlierDetection, description="Judge backends by real traffic, or off. On: it needs nothing from them."
+    )
+    retry: Annotated[Retry | None, OrOff()] = key(
+        Retry,
+        description="Try a request again when a backend fails it, or off. On, within a budget: most single failures "
+        "need not reach a client.",
+    )
+    slow_start: Annotated[float | None, duration_or_off("1ms", "24h")] = key(
+        "30s",
+        description="Time in which a new or recovered backend comes to its whole share, or off; never at the start of "
+        "the balancer. 30s: caches fill and code warms up in less.",
+    )
+    panic_threshold: Annotated[float, share_or_off("1%", "100%", off=0.0)] = key(
+        "50%",
+        description="Share of usable backends below which all are used, healthy or not, or off. 50%: the few that "
+        "are left would fall under the load of all, and checks that fail everywhere are often wrong.",
+    )
+    queue_timeout: Annotated[float | None, duration_or_off("1ms", "1h")] = key(
+        "5s",
+        description="Time that an exchange waits when every backend has reached its `max_connections`, then 503; off: "
+        "503 at once. 5s: short bursts pass; whoever waits longer has mostly left.",
+    )
+    queue_max: Annotated[int, integer(1, 1_000_000)] = key(
+        1000,
+        description="Exchanges that wait at a time, per worker; one more gets 503. 1000: bounds memory, and a longer "
+        "queue would not be served in time.",
     )

@@ -279,6 +279,15 @@ class Route(Base):
     max_body: Annotated[int, size("1B", "1024TiB")] | None = key(
         None, description="Request body on this route, instead of the listener's. Unset: the listener's limit holds."
     )
+    fallback: Text | None = key(
+        None,
+        description="Pool that serves when the route's own has no usable backend. Unset: such requests get 503.",
+    )
+    retry_non_idempotent: Boolean = key(
+        False,
+        description="Retry POST and other methods that are not idempotent like the rest. false: a backend may have "
+        "done what it was asked before it failed (RFC 9110 section 9.2.2).",
+    )
     headers: RouteHeaders = key(RouteHeaders, description="Edits of header fields.")
     rewrite: Rewrite | None = key(None, description="Change of the path sent upstream. Unset: sent as it came.")
 

@@ -12,9 +12,9 @@ from balancer.config import addresses, model, schema
 from balancer.config.convert import located, plain_bind
 from balancer.config.fields import did_you_mean
 from balancer.config.scalars import shown
-from balancer.config.schema_pools import IGNORE_WEIGHTS, Backend, Pool, PoolTls
 from balancer.config.schema_traffic import BindForm, Listener, ListenerTls
 from balancer.config.source import KEY, Path, Source
+from balancer.config.validate_pools import check_pool
 from balancer.config.validate_routes import check_routes
 from balancer.errors import Problem
 
@@ -26,7 +26,7 @@ def check(file: schema.File, source: Source, base: str) -> list[Problem]:
         *_binds(file, source, base),
         *(found for name, listener in file.listeners.items() for found in _listener(name, listener, source)),
         *check_routes(file, source),
-        *(found for name, pool in file.pools.items() for found in _pool(name, pool, source, base)),
+        *(found for name, pool in file.pools.items() for found in check_pool(name, pool, source, base)),
         *_unused(file, source),
     ]
 
@@ -173,76 +173,11 @@ def _listener_routes(routes: list[str], place: Path, source: Source) -> Iterator
         last = max(last, order.get(name, -1))
 
 
-def _pool(name: str, pool: Pool, source: Source, base: str) -> Iterator[Problem]:
-    place: Path = ("pools", name)
-    if not pool.backends and not source.damaged((*place, "backends")):
-        yield source.problem(
-            (*place, "backends"), "the pool has no backends, so its requests get 503; add some", warning=True
-        )
-    first: dict[str, int] = {}
-    for index, backend in enumerate(pool.backends):
-        spot = (*place, "backends", index)
-        identity = backend.name or backend.address
-        other = first.setdefault(identity, index)
-        if other != index:
-            line = source.line((*place, "backends", other))
-            yield source.problem(
-                spot, f"there is a backend {shown(identity)} in line {line}; give one of the two another name"
-            )
-        yield from _backend_path(backend, spot, pool, source, base)
-    yield from _weights(pool, place, source)
-    if pool.tls is not None:
-        yield from _pool_tls(pool.tls, (*place, "tls"), source)
-
-
-def _backend_path(backend: Backend, spot: Path, pool: Pool, source: Source, base: str) -> Iterator[Problem]:
-    if not backend.address.startswith("unix:"):
-        return
-    try:
-        path = backend.address.removeprefix("unix:")
-        addresses.unix_path(located(path, base) if path else "")
-    except ValueError as error:
-        yield source.problem((*spot, "address"), str(error))
-    if pool.host == "backend":
-        yield source.problem(
-            (*spot, "address"), "a Unix socket has no host to send; set the pool's host to keep or to a name"
-        )
-    if pool.tls is not None and pool.tls.verify and pool.tls.server_name is None:
-        yield source.problem(
-            (*spot, "address"), "a Unix socket has no name to verify; set server_name in the pool's tls"
-        )
-
-
-def _weights(pool: Pool, place: Path, source: Source) -> Iterator[Problem]:
-    weights = [backend.weight for backend in pool.backends]
-    if weights and not any(weights):
-        yield source.problem(
-            (*place, "backends"), "every weight is 0, so its requests get 503; give one a weight above 0", warning=True
-        )
-    if pool.strategy in IGNORE_WEIGHTS:
-        unused = next((index for index, weight in enumerate(weights) if weight > 1), None)
-        if unused is not None:
-            heeding = "weighted" if pool.strategy == "round_robin" else "weighted_random"
-            yield source.problem(
-                (*place, "backends", unused, "weight"),
-                f"the strategy {pool.strategy} ignores weights (but for 0); write strategy: {heeding}, or remove them",
-                warning=True,
-            )
-
-
-def _pool_tls(tls: PoolTls, place: Path, source: Source) -> Iterator[Problem]:
-    for one, other in (("cert", "key"), ("key", "cert")):
-        if source.given((*place, one)) and not source.given((*place, other)):
-            yield source.problem((*place, one), f"{one} is of no use without {other}; add {other}, or remove {one}")
-    if tls.ca is not None and not tls.verify:
-        yield source.problem((*place, "ca"), "has no effect while verify is false; remove one of the two", warning=True)
-
-
 def _unused(file: schema.File, source: Source) -> Iterator[Problem]:
     """Warnings for pools to which no route leads, and routes that no listener serves."""
     if source.damaged(("routes",)) or source.damaged(("listeners",)):
         return  # what is left out may be the use
-    used: set[str] = set(source.texts(("routes",), "pool"))
+    used = {*source.texts(("routes",), "pool"), *source.texts(("routes",), "fallback")}
     for route in file.routes:
         if route.split is not None:
             used |= {route.split.read, route.split.write}

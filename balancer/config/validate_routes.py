@@ -11,6 +11,7 @@ from balancer.config.reachability import below_prefix, first_covers
 from balancer.config.scalars import shown
 from balancer.config.schema_traffic import ACTIONS, HeaderEdits, Match, Redirect, Respond, Route
 from balancer.config.source import KEY, Path, Source
+from balancer.config.validate_headers import own_field, same_name
 from balancer.errors import Problem
 
 _PLACEHOLDERS = {"scheme": "https", "host": "host", "path": "/", "query": ""}
@@ -53,12 +54,14 @@ def _action(route: Route, place: Path, pools: list[str] | None, source: Source) 
     if route.split is not None:
         yield from _pool_name(route.split.read, (*place, "split", "read"), pools, source)
         yield from _pool_name(route.split.write, (*place, "split", "write"), pools, source)
+    if route.fallback is not None:
+        yield from _fallback(route, place, pools, source)
     if route.redirect is not None:
         yield from _redirect(route.redirect, (*place, "redirect"), source)
     if route.respond is not None:
         yield from _respond(route.respond, (*place, "respond"), source)
     if given[:1] in (["redirect"], ["respond"]):
-        for key in ("timeout", "max_body", "rewrite"):
+        for key in ("timeout", "max_body", "rewrite", "fallback", "retry_non_idempotent"):
             if source.given((*place, key)):
                 yield source.problem(
                     (*place, key), f"has no effect: {given[0]} sends nothing upstream; remove it", warning=True
@@ -75,6 +78,17 @@ def _pool_name(name: str, place: Path, pools: list[str] | None, source: Source) 
     if pools is not None and name not in pools:
         hint = did_you_mean(name, pools) if pools else "add it to `pools`"
         yield source.problem(place, f"there is no pool {shown(name)}; {hint}")
+
+
+def _fallback(route: Route, place: Path, pools: list[str] | None, source: Source) -> Iterator[Problem]:
+    """A fallback may be one pool of a split, such as the primary for reads, but not all that the route has."""
+    name = route.fallback or ""
+    yield from _pool_name(name, (*place, "fallback"), pools, source)
+    own = {route.split.read, route.split.write} if route.split is not None else {route.pool}
+    if own == {name}:
+        yield source.problem(
+            (*place, "fallback"), f"{shown(name)} is the route's own pool; name another one, or remove it"
+        )
 
 
 def _redirect(redirect: Redirect, place: Path, source: Source) -> Iterator[Problem]:
@@ -106,24 +120,8 @@ def _respond(respond: Respond, place: Path, source: Source) -> Iterator[Problem]
         if lowered in _OWN_ANSWER_FIELDS:
             yield source.problem((*place, "headers", name, KEY), f"{name}: {_OWN_ANSWER_FIELDS[lowered]}")
         else:
-            yield from _own_field(name, (*place, "headers", name, KEY), source)
-    yield from _same_name(list(respond.headers), (*place, "headers"), source)
-
-
-def _own_field(name: str, place: Path, source: Source) -> Iterator[Problem]:
-    if name.lower() in model.UNEDITABLE_FIELDS:
-        yield source.problem(
-            place, f"{name} frames messages or belongs to one connection, so the balancer alone sets it; remove it"
-        )
-
-
-def _same_name(names: list[str], place: Path, source: Source) -> Iterator[Problem]:
-    """Names that differ only in case mean one field, or one condition."""
-    seen: dict[str, str] = {}
-    for name in names:
-        first = seen.setdefault(name.lower(), name)
-        if first != name:
-            yield source.problem((*place, name, KEY), f"is the same field as {first}; keep one of the two")
+            yield from own_field(name, (*place, "headers", name, KEY), source)
+    yield from same_name(list(respond.headers), (*place, "headers"), source)
 
 
 def _match(match: Match, place: Path, source: Source) -> Iterator[Problem]:
@@ -141,7 +139,7 @@ def _match(match: Match, place: Path, source: Source) -> Iterator[Problem]:
             yield source.problem(
                 (*place, "headers", name, KEY), "match the host with hosts, which ignores port and case"
             )
-    yield from _same_name(list(match.headers), (*place, "headers"), source)
+    yield from same_name(list(match.headers), (*place, "headers"), source)
 
 
 def _regex_problem(pattern: str) -> str:
@@ -162,10 +160,10 @@ def _regex_problem(pattern: str) -> str:
 def _edits(edits: HeaderEdits, place: Path, source: Source) -> Iterator[Problem]:
     for key, names in (("set", list(edits.set)), ("add", list(edits.add))):
         for name in names:
-            yield from _own_field(name, (*place, key, name, KEY), source)
-        yield from _same_name(names, (*place, key), source)
+            yield from own_field(name, (*place, key, name, KEY), source)
+        yield from same_name(names, (*place, key), source)
     for index, name in enumerate(edits.remove):
-        yield from _own_field(name, (*place, "remove", index), source)
+        yield from own_field(name, (*place, "remove", index), source)
     single = [((*place, "add", name, KEY), name) for name in edits.add]
     single += [((*place, "remove", index), name) for index, name in enumerate(edits.remove)]
     for spot, name in single:

@@ -28,6 +28,10 @@ REQUESTS = {
         ("web", "a.example", "/uploads/x", 200, "saw /uploads/x"),
         ("web", "a.example", "/", 200, "saw /"),
     ],
+    "resilience.yaml": [
+        ("web", "a.example", "/jobs/1", 200, "saw /jobs/1"),
+        ("web", "a.example", "/", 200, "saw /"),
+    ],
     "routing.yaml": [
         ("web", "a.example", "/robots.txt", 200, "Disallow: /"),
         ("web", "old.example.com", "/a?b=c", 308, "https://www.example.com/a?b=c"),

@@ -13,6 +13,7 @@ group: "1000"
 runtime_dir: run
 via: lb-1
 max_connections: 50000
+watch: true
 log: {level: debug, format: json, access: logs/access.log}
 admin: {bind: unix:admin.sock, token_file: token, hosts: [Admin.Example.com]}
 shutdown_delay: 0s
@@ -62,6 +63,8 @@ routes:
     pool: app
     timeout: 10s
     max_body: 2MiB
+    fallback: spare
+    retry_non_idempotent: true
     headers:
       request: {set: {A: b}, add: {C: d}, remove: [E]}
       response: {set: {F: g}}
@@ -74,10 +77,38 @@ pools:
     backends:
       - {name: one, address: "[0::1]:9", weight: 3, max_connections: 200}
       - App.Internal:9004
-      - unix:app.sock
-    timeouts: {connect: 1s, first_byte: off, body_idle: 2s}
+      - {address: unix:app.sock, backup: true}
+    timeouts: {connect: 1s, first_byte: off, body_idle: 2s, attempt: 3s}
     keepalive: {idle: 1s, max_idle: off, max_requests: 5, max_age: 2h}
     tunnel_idle: off
+    health_check:
+      path: /health?full=1
+      method: OPTIONS
+      host: Probe.Internal
+      headers: {X-Probe: "1"}
+      expect_status: [200-299, 404]
+      expect_text: ready
+      port: 8081
+      interval: 10s
+      fast_interval: 2s
+      timeout: 1s
+      healthy_after: 4
+      unhealthy_after: 5
+    outlier_detection:
+      mode: observe
+      consecutive_failures: off
+      failure_rate: false
+      latency: false
+      window: 20s
+      base_ejection: 5s
+      max_ejection: 1m
+      max_ejected: 25%
+    retry: {attempts: 3, when: [reset, 0500, 429], budget: off, budget_min: off}
+    slow_start: off
+    panic_threshold: off
+    queue_timeout: 250ms
+    queue_max: 7
+  spare: {backends: ["10.0.0.9:1"], health_check: off, outlier_detection: off, retry: off, queue_timeout: off}
 """
 
 
@@ -88,6 +119,7 @@ def config() -> model.Config:
 
 def test_the_whole_file_arrives(config: model.Config) -> None:
     assert (config.workers, config.user, config.group, config.via) == (4, "balancer", "1000", "lb-1")
+    assert config.watch
     assert config.max_connections == 50000
     assert (config.shutdown_delay, config.shutdown_grace, config.tunnel_grace) == (0.0, 60.0, 120.0)
     assert config.runtime_dir == "/etc/balancer/run"
@@ -155,6 +187,8 @@ def test_routes_arrive(config: model.Config) -> None:
         action=model.PoolAction(pool="app"),
         timeout=10.0,
         max_body=2**21,
+        fallback="spare",
+        retry_non_idempotent=True,
         headers=model.RouteHeaders(
             request=model.HeaderEdits(set={"A": "b"}, add={"C": "d"}, remove=("E",)),
             response=model.HeaderEdits(set={"F": "g"}),
@@ -164,7 +198,7 @@ def test_routes_arrive(config: model.Config) -> None:
 
 
 def test_pools_arrive(config: model.Config) -> None:
-    (pool,) = config.pools
+    pool, spare = config.pools
     assert pool == model.Pool(
         name="app",
         strategy="least_connections",
@@ -178,12 +212,98 @@ def test_pools_arrive(config: model.Config) -> None:
         backends=(
             model.Backend(name="one", host="::1", port=9, weight=3, max_connections=200),
             model.Backend(name="App.Internal:9004", host="app.internal", port=9004),
-            model.Backend(name="unix:app.sock", path="/etc/balancer/app.sock"),
+            model.Backend(name="unix:app.sock", path="/etc/balancer/app.sock", backup=True),
         ),
-        timeouts=model.PoolTimeouts(connect=1.0, first_byte=None, body_idle=2.0),
+        timeouts=model.PoolTimeouts(connect=1.0, first_byte=None, body_idle=2.0, attempt=3.0),
         keepalive=model.Keepalive(idle=1.0, max_idle=0, max_requests=5, max_age=7200.0),
         tunnel_idle=None,
+        health_check=model.HealthCheck(
+            path="/health?full=1",
+            method="OPTIONS",
+            host="probe.internal",
+            headers={"X-Probe": "1"},
+            expect_status=((200, 299), (404, 404)),
+            expect_text="ready",
+            port=8081,
+            interval=10.0,
+            fast_interval=2.0,
+            timeout=1.0,
+            healthy_after=4,
+            unhealthy_after=5,
+        ),
+        outlier_detection=model.OutlierDetection(
+            mode="observe",
+            consecutive_failures=None,
+            failure_rate=False,
+            latency=False,
+            window=20.0,
+            base_ejection=5.0,
+            max_ejection=60.0,
+            max_ejected=0.25,
+        ),
+        retry=model.Retry(attempts=3, when=("reset", "500", "429"), budget=None, budget_min=0.0),
+        slow_start=None,
+        panic_threshold=0.0,
+        queue_timeout=0.25,
+        queue_max=7,
     )
+    assert spare == model.Pool(
+        name="spare",
+        backends=(model.Backend(name="10.0.0.9:1", host="10.0.0.9", port=1),),
+        outlier_detection=None,
+        retry=None,
+        queue_timeout=None,
+    )
+
+
+def pool(keys: str) -> model.Pool:
+    """The pool of a file whose pool has `keys`."""
+    text = f"""
+listeners: {{web: {{bind: "127.0.0.1:8080"}}}}
+routes: [{{name: all, pool: app}}]
+pools: {{app: {{backends: ["a.internal:9001"], {keys}}}}}
+"""
+    return load(text.encode(), "f", {}).config.pools[0]
+
+
+def test_sections_without_keys_have_the_defaults_of_the_model() -> None:
+    found = pool("health_check: {}, outlier_detection: {}, retry: {}")
+    assert found.health_check == model.HealthCheck()
+    assert (found.outlier_detection, found.retry) == (model.OutlierDetection(), model.Retry())
+    assert pool("health_check: {type: tcp}").health_check == model.HealthCheck(type="tcp")
+
+
+def test_a_bare_string_is_the_path_of_a_health_check() -> None:
+    assert pool("health_check: /healthz").health_check == model.HealthCheck(path="/healthz")
+
+
+@pytest.mark.parametrize(
+    ("status", "ranges"),
+    [("204", ((204, 204),)), ("200-399", ((200, 399),)), ("[200, 301 - 302]", ((200, 200), (301, 302)))],
+)
+def test_expected_statuses_are_a_status_a_range_or_a_list(status: str, ranges: tuple[tuple[int, int], ...]) -> None:
+    check = pool(f"health_check: {{expect_status: {status}}}").health_check
+    assert check is not None
+    assert check.expect_status == ranges
+
+
+def test_one_reason_to_retry_needs_no_list() -> None:
+    assert pool("retry: {when: connect_failure}").retry == model.Retry(when=("connect_failure",))
+
+
+def test_a_health_check_asks_for_the_host_that_requests_have() -> None:
+    hosts = [
+        found.host
+        for keys in ("host: app.example", "host: keep", "host: backend", "host: a, health_check: {host: b}")
+        if (found := pool(keys if "health_check" in keys else f"{keys}, health_check: /x").health_check) is not None
+    ]
+    assert hosts == ["app.example", None, None, "b"]
+
+
+def test_the_fast_interval_is_never_longer_than_the_interval() -> None:
+    check = pool("health_check: {interval: 500ms, timeout: 100ms}").health_check
+    assert check is not None
+    assert (check.interval, check.fast_interval) == (0.5, 0.5)
 
 
 def test_the_result_travels(config: model.Config) -> None:

@@ -43,6 +43,8 @@ def _reason_of(default: object) -> str:
         return f"{str(default).lower()}:"
     if default == "":
         return "Empty:"
+    if isinstance(default, list):
+        return "These:"
     return "Plain text:" if str(default).startswith("text/") else f"{default}"
 
 
@@ -98,6 +100,9 @@ def test_the_json_schema_knows_the_short_forms() -> None:
     bind = made["$defs"]["Listener"]["properties"]["bind"]
     assert {"$ref": "#/$defs/BindForm"} in bind["anyOf"]
     assert {"type": "string"} in made["$defs"]["Backend"]["anyOf"]
+    check = made["$defs"]["Pool"]["properties"]["health_check"]
+    assert check["anyOf"] == [{"$ref": "#/$defs/HealthCheck"}, {"const": "off"}]
+    assert {"type": "string"} in made["$defs"]["HealthCheck"]["anyOf"]
 
 
 def test_defaults_of_the_json_schema_can_be_written_in_a_file() -> None:

@@ -240,3 +240,8 @@ def test_what_is_right_about_a_pool_is_left_alone(keys: str) -> None:
 def test_the_same_backend_name_in_two_pools_is_fine() -> None:
     routes = "routes: [{name: all, split: {read: a, write: b}}]\n"
     assert problems(WEB + routes + 'pools: {a: {backends: ["x:1"]}, b: {backends: ["x:1"]}}\n') == []
+
+
+def test_a_pool_that_is_only_a_fallback_is_used() -> None:
+    routes = "routes: [{name: all, pool: a, fallback: b}]\n"
+    assert problems(WEB + routes + 'pools: {a: {backends: ["x:1"]}, b: {backends: ["x:1"]}}\n') == []
