@@ -161,7 +161,7 @@ class HealthCheck(Base):
         None, description="Port that is checked. Unset: the backend's own, so that what is checked is what serves."
     )
     interval: Annotated[float, duration("10ms", "24h")] = key(
-        "5s", description="Time between two checks of a backend, with some jitter. 5s: an outage is found within 15 s."
+        "5s", description="Time between two checks of a backend, +-10 %. 5s: an outage is found within 15 s."
     )
     fast_interval: Annotated[float, duration("10ms", "24h")] = key(
         "1s",
@@ -173,10 +173,12 @@ class HealthCheck(Base):
     )
     healthy_after: Annotated[int, integer(1, 100)] = key(
         2,
-        description="Good checks in a row until an unhealthy backend is used again. 2: one good answer may be luck.",
+        description="Good checks in a row until an unhealthy backend is used again; its very first decides alone. "
+        "2: one good answer may be luck.",
     )
     unhealthy_after: Annotated[int, integer(1, 100)] = key(
-        3, description="Bad checks in a row until a backend is left out. 3: one lost packet must not take it away."
+        3,
+        description="Bad checks in a row until a healthy backend is left out. 3: one lost packet is not enough.",
     )
 
 
@@ -214,10 +216,10 @@ class OutlierDetection(Base):
     max_ejection: Annotated[float, duration("10ms", "24h")] = key(
         "5m", description="How long an ejection lasts at most. 5m: a repaired backend is found without an operator."
     )
-    max_ejected: Annotated[float, share("0%", "100%")] = key(
+    max_ejected: Annotated[float, share("1%", "100%")] = key(
         "50%",
-        description="Share of the pool's backends that may be ejected at a time, the next one included. 50%: when "
-        "most fail, the cause is elsewhere, and the rest could not bear the load.",
+        description="Share of the pool's backends that may be ejected at a time; of two or more one always may be, the "
+        "last one never. 50%: when most fail, the cause is elsewhere, and the rest could not bear the load.",
     )
 
 

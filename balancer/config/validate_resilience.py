@@ -97,12 +97,6 @@ def _outliers(outliers: OutlierDetection, place: Path, source: Source) -> Iterat
             f"base_ejection ({written(outliers.base_ejection)}) is above max_ejection "
             f"({written(outliers.max_ejection)}); make base_ejection shorter, or max_ejection longer",
         )
-    if outliers.max_ejected == 0 and outliers.mode == "enforce" and _right(source, (*place, "mode")):
-        yield source.problem(
-            (*place, "max_ejected"),
-            "so nothing is ever ejected; write mode: observe, or a share above 0%",
-            warning=True,
-        )
     if outliers.consecutive_failures is None and not outliers.failure_rate and not outliers.latency:
         yield source.problem(place, "everything in it is switched off; write outlier_detection: off", warning=True)
 
