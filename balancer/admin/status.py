@@ -2,7 +2,10 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import accumulate
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -11,6 +14,12 @@ from balancer.telemetry import metrics
 from balancer.telemetry.aggregate import Aggregate
 from balancer.telemetry.exposition import CODES
 from balancer.telemetry.metrics import BOUNDS
+
+UP = "up"
+DRAINING = "draining"
+UNRESOLVED = "unresolved"  # its host name has no address
+PARTLY = "partly"  # some of its addresses are in use, some not
+MIXED = "mixed"  # no address is in use, for different reasons
 
 _BACKENDS_PER_TURN = 200  # 5 ms
 
@@ -34,15 +43,25 @@ class Connections(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BackendStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One backend. `address` is as the file has it, `addresses` what it means now; `weight` is the live one."""
+    """One backend. `address` is as the file has it, `addresses` what it means now.
+
+    `state` is one word (`up` = in use), `since` when it began (RFC 3339, UTC), `evidence` what it rests on.
+    `weight` is the live one, `file_weight` the file's (None where the API added the backend), `share` in (0, 1] what
+    slow start and latency leave of the weight. `drained`: by the operator, whatever else its state is.
+    """
 
     name: str
     address: str
     addresses: tuple[str, ...] = ()
-    state: str = "active"
-    source: str = "file"
+    state: str = UP
+    since: str | None = None
+    evidence: str = ""
+    source: str = "file"  # file | api
     weight: int = 1
-    file_weight: int = 1
+    file_weight: int | None = 1
+    share: float = 1.0
+    drained: bool = False
+    backup: bool = False
     max_connections: int | None = None
     in_flight: int = 0
     requests: dict[str, int] = {}
@@ -58,17 +77,73 @@ class PoolStatus(msgspec.Struct, frozen=True, kw_only=True):
     backends: tuple[BackendStatus, ...] = ()
 
 
+class Condition(msgspec.Struct, frozen=True, kw_only=True):
+    """How one address of a backend fares by the supervisor's judgement. `since` is Unix time in seconds."""
+
+    state: str = UP
+    share: float = 1.0
+    since: float | None = None
+    evidence: str = ""
+
+
+class OperatorValues(Protocol):
+    """What the operator set while the daemon ran."""
+
+    def weight(self, pool: str, name: str) -> int | None:
+        """The live weight; None = the file's."""
+
+    def drained(self, pool: str, name: str) -> bool:
+        """The operator drains it."""
+
+    def source(self, pool: str, name: str) -> Literal["file", "api"]:
+        """Who brought it in."""
+
+
+class NoOperator:
+    """`OperatorValues` where nothing was set."""
+
+    def weight(self, pool: str, name: str) -> None:
+        """The file's."""
+
+    def drained(self, pool: str, name: str) -> bool:
+        """Never."""
+        return False
+
+    def source(self, pool: str, name: str) -> Literal["file", "api"]:
+        """The file."""
+        return "file"
+
+
+def _in_use(slot: int) -> Condition:
+    return Condition()
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """Where one status comes from."""
+
+    aggregate: Aggregate
+    in_flight: Callable[[int], int]
+    condition: Callable[[int], Condition]
+    operator: OperatorValues
+
+
 async def pool_statuses(
     config: model.Config,
     resolved: Iterable[model.ResolvedBackend],
     aggregate: Aggregate,
     in_flight: Callable[[int], int],
+    *,
+    condition: Callable[[int], Condition] = _in_use,
+    operator: OperatorValues | None = None,
 ) -> list[PoolStatus]:
     """The status of every pool, in the order of the file, with a turn for the loop after every 200 backends.
 
-    `resolved` holds the addresses of all backends, `in_flight(slot)` says what is under way at one. A backend
-    whose name means several addresses is one entry. O(backends): 25 us each.
+    `config` has the backends that the API added, too. `resolved` holds the addresses of all backends, `in_flight(slot)`
+    says what is under way at one and `condition(slot)` how it fares. A backend whose name means several addresses
+    is one entry. O(backends): 25 us each.
     """
+    facts = _Facts(aggregate, in_flight, condition, operator or NoOperator())
     by_name: dict[tuple[str, str], list[model.ResolvedBackend]] = {}
     for one in resolved:
         by_name.setdefault((one.pool, one.name), []).append(one)
@@ -77,7 +152,7 @@ async def pool_statuses(
         backends = []
         for index, backend in enumerate(pool.backends, start=1):
             addresses = by_name.get((pool.name, backend.name), [])
-            backends.append(_backend_status(pool.name, backend, addresses, aggregate, in_flight))
+            backends.append(_backend_status(pool.name, backend, addresses, facts))
             if index % _BACKENDS_PER_TURN == 0:
                 await asyncio.sleep(0)
         statuses.append(PoolStatus(name=pool.name, strategy=pool.strategy, backends=tuple(backends)))
@@ -89,10 +164,10 @@ def _backend_status(
     pool: str,
     backend: model.Backend,
     resolved: list[model.ResolvedBackend],
-    aggregate: Aggregate,
-    in_flight: Callable[[int], int],
+    facts: _Facts,
 ) -> BackendStatus:
     labels = (pool, backend.name)
+    aggregate, operator = facts.aggregate, facts.operator
     codes = aggregate.values(metrics.BACKEND_REQUESTS, labels)
 
     def connects(result: str) -> int:
@@ -101,15 +176,23 @@ def _backend_status(
     def connections(state: str) -> int:
         return int(aggregate.values(metrics.UPSTREAM_CONNECTIONS, (*labels, state))[0])
 
+    together = _together([(address_text(*one.address), facts.condition(one.slot)) for one in resolved])
+    live, drained, source = operator.weight(*labels), operator.drained(*labels), operator.source(*labels)
     return BackendStatus(
         name=backend.name,
-        address=_address_text(backend.host, backend.port, backend.path),
-        addresses=tuple(_address_text(*one.address) for one in resolved),
-        state="active" if resolved else "unresolved",
-        weight=resolved[0].weight if resolved else backend.weight,
-        file_weight=backend.weight,
+        address=address_text(backend.host, backend.port, backend.path),
+        addresses=tuple(address_text(*one.address) for one in resolved),
+        state=DRAINING if drained and together.state in (UP, PARTLY, MIXED) else together.state,
+        since=None if together.since is None else _time_text(together.since),
+        evidence=together.evidence,
+        source=source,
+        weight=backend.weight if live is None else live,
+        file_weight=backend.weight if source == "file" else None,
+        share=together.share,
+        drained=drained,
+        backup=backend.backup,
         max_connections=backend.max_connections,
-        in_flight=sum(in_flight(one.slot) for one in resolved),
+        in_flight=sum(facts.in_flight(one.slot) for one in resolved),
         requests={code: int(count) for code, count in zip(CODES, codes, strict=True)},
         latency=latency_of(aggregate.values(metrics.BACKEND_DURATION, labels)),
         connections=Connections(
@@ -119,6 +202,31 @@ def _backend_status(
             failed=connects("failed") + connects("timeout"),
         ),
     )
+
+
+def _together(conditions: list[tuple[str, Condition]]) -> Condition:
+    """How a backend fares as a whole: in use only where every address is; `since` is the last change."""
+    if not conditions:
+        return Condition(state=UNRESOLVED)
+    if len(conditions) == 1:
+        return conditions[0][1]
+    states = {condition.state for _, condition in conditions}
+    times = [condition.since for _, condition in conditions if condition.since is not None]
+    told = [
+        f"{address} {condition.state}" + (f": {condition.evidence}" if condition.evidence else "")
+        for address, condition in conditions
+        if condition.state != UP
+    ]
+    return Condition(
+        state=states.pop() if len(states) == 1 else PARTLY if UP in states else MIXED,
+        share=round(sum(condition.share for _, condition in conditions) / len(conditions), 3),
+        since=max(times, default=None),
+        evidence="; ".join(told),
+    )
+
+
+def _time_text(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def latency_of(cells: list[float]) -> Latency:
@@ -149,7 +257,8 @@ def _percentile(counts: list[float], share: float) -> float:
     return round((low + (BOUNDS[index] - low) * inside) * 1000, 3)
 
 
-def _address_text(host: str, port: int, path: str) -> str:
+def address_text(host: str, port: int, path: str) -> str:
+    """An address as the file writes it."""
     if path:
         return f"unix:{path}"
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
