@@ -1,21 +1,24 @@
-"""One try of an exchange at one backend: pick, connection, sending, and the count in flight.
+"""The tries of an exchange at backends, one after the other: pick, connection, sending, and the count in flight.
 
-Hot path. Law: a backend's cell of in flight is raised in `_begin` and lowered in `end`, nowhere else, and `end`
-may be called twice. The object is reused by the exchange's next attempt.
+Hot path. Law: a backend's cell of in flight is raised in `_start` and lowered in `end`, nowhere else, and `end` may be
+called twice. The object is reused by the exchange's next attempt and by the connection's next exchange.
 """
 
 import asyncio
 import math
+import re
 from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from balancer.balancing.backend import BackendState
 from balancer.clock import monotonic
-from balancer.errors import UPSTREAM_RESET, Outcome
+from balancer.errors import ATTEMPT_TIMEOUT, FIRST_BYTE_TIMEOUT, POOL_FULL, UPSTREAM_RESET, Outcome
 from balancer.http1.forwarding import replace_host
 from balancer.proxy.connections import BackendConnections, ConnectError
+from balancer.proxy.outcomes import failure_reason
 from balancer.proxy.report import BackendCounters
 from balancer.proxy.upstream import Upstream
+from balancer.resilience.retry import IDEMPOTENT
 from balancer.telemetry.metrics import BOUNDS
 
 if TYPE_CHECKING:
@@ -23,14 +26,14 @@ if TYPE_CHECKING:
     from balancer.proxy.snapshot import PoolPlan
 
 REPLAY_BYTES = 64 * 1024  # what is kept of a request to send it again; pingora's and linkerd's figure
-IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))  # RFC 9110 9.2.2
 _NOBODY: frozenset[BackendState] = frozenset()
+_ATTEMPT_LINE = re.compile(rb"\r\nX-Balancer-Attempt:[^\r]*", re.IGNORECASE)
 
 
 class Attempt:
     """The attempt under way, or the last one. `number` counts the exchange's attempts from 1; 0 = none yet, and
-    `backend` is of an exchange before. `payload` is what can be sent again, b"" = nothing: the head and what is there
-    of the body.
+    `backend` is of an exchange before. `payload` is what can be sent again, b"" = nothing: the head and what came of
+    the body, up to REPLAY_BYTES.
     """
 
     __slots__ = (
@@ -40,11 +43,15 @@ class Attempt:
         "_pool",
         "_server",
         "_task",
+        "_trial",
+        "_tried",
+        "_waiting",
         "backend",
         "connect_s",
         "first_byte_s",
         "number",
         "payload",
+        "resent",
         "reused",
         "started",
         "upstream",
@@ -58,41 +65,84 @@ class Attempt:
         self._loads = self._server.loads.own
         self._active = False
         self._task: asyncio.Task[None] | None = None
+        self._tried: set[BackendState] | None = None
+        self._trial = False
+        self._waiting = False
         self.payload = b""
         self.backend: BackendState | None = None
         self.upstream: Upstream | None = None
         self.number = 0
+        self.resent = 0  # attempts that only replaced a stale connection: they are no retries
         self.reused = False
         self.connect_s = self.first_byte_s = -1.0  # seconds; < 0 = did not happen
 
+    # Picking.
+
     def first(self, pool: "PoolPlan", payload: bytes, now: float) -> Outcome | None:
         """Pick a backend and send `payload`, the head and what is there of the body; an outcome = nobody to pick."""
+        self._pool = pool
+        self.payload = payload
+        state = pool.state
+        line = pool.line
+        if line is not None and len(line):  # who came before goes first
+            return None if self._wait(now) else POOL_FULL
+        budget = pool.budget
+        if budget is not None:
+            budget.requests += 1
+        backend = None
+        if state.trials and self._may_try_out():
+            backend = state.trials.pop()
+            self._trial = True
+        if backend is None:
+            backend = state.pick(now=now, key=None, exclude=_NOBODY, rng=self._server.rng)
+            if backend is None:
+                why = state.explain(now)
+                return None if why is POOL_FULL and self._wait(now) else why
+        self._start(backend, now)
+        return None
+
+    def _may_try_out(self) -> bool:
+        """A request that can be sent again elsewhere is the one to try a backend out with; without retries, any."""
+        exchange = self._exchange
+        return self._pool.retry is None or (exchange.repeatable and not exchange.uploading)
+
+    def _wait(self, now: float) -> bool:
+        line = self._pool.line
+        if line is None or not line.join(self._exchange, now):
+            return False
+        self._waiting = True
+        if self._exchange.uploading:
+            self._exchange.downstream.pause_reading()
+        return True
+
+    def try_turn(self, pool: "PoolPlan", now: float) -> bool:
+        """Its turn in the line has come: start if a backend of `pool`, as it is now, is free."""
         backend = pool.state.pick(now=now, key=None, exclude=_NOBODY, rng=self._server.rng)
         if backend is None:
-            return pool.state.explain(now)
-        exchange = self._exchange
+            return False
+        self._waiting = False
         self._pool = pool
-        if pool.backend_host or (not exchange.head.host_field and pool.host is None):  # HTTP/1.0 without Host
-            payload = replace_host(payload, backend.host_field)
-        self.payload = payload
-        self._begin(backend, now)
-        connections: BackendConnections = backend.connections
-        upstream = connections.take(now)
-        if upstream is None:
-            self._connect(backend)
-            return None
-        self.reused = True
-        self.upstream = upstream
-        first_byte = connections.timeouts.first_byte
-        deadline = math.inf if first_byte is None else now + first_byte
-        if exchange.uploading:
-            # The body is on its way, and the backend owes nothing yet: the client's own timeout judges.
-            deadline = math.inf
-            self.payload = b""  # it cannot be sent again
-        elif len(payload) > REPLAY_BYTES:
-            self.payload = b""
-        upstream.send(exchange, payload, deadline)
-        return None
+        self._start(backend, now)
+        self._exchange.downstream.resume_reading()
+        return True
+
+    def next_backend(self, now: float) -> BackendState | None:
+        """Where another attempt would go: to a backend that was not tried yet, else to any. Remember to `go_on`."""
+        tried = self._tried
+        if tried is None:
+            tried = self._tried = set()
+        if self.backend is not None:
+            tried.add(self.backend)
+        pick = self._pool.state.pick
+        rng = self._server.rng
+        return pick(now=now, key=None, exclude=tried, rng=rng) or pick(now=now, key=None, exclude=_NOBODY, rng=rng)
+
+    def go_on(self, backend: BackendState, now: float) -> None:
+        """The next attempt, at `backend`. The head says which it is, so that a chain does not multiply retries."""
+        line = b"\r\nX-Balancer-Attempt: %d" % (self.number + 1 - self.resent)
+        head, _, body = self.payload.partition(b"\r\n\r\n")
+        self.payload = _ATTEMPT_LINE.sub(b"", head) + line + b"\r\n\r\n" + body
+        self._start(backend, now)
 
     def send_again(self) -> bool:
         """Once more, on a fresh connection to the same backend, which did not fail: its connection was old.
@@ -102,55 +152,31 @@ class Attempt:
         backend = self.backend
         if not self.payload or backend is None or self._exchange.head.method not in IDEMPOTENT:
             return False
+        self.resent += 1
         self._begin(backend, monotonic())
         self._connect(backend)
         return True
 
-    def send_more(self, data: bytes, *, last: bool) -> None:
-        """More of the request's body."""
-        upstream = self.upstream
-        if upstream is not None:
-            if not upstream.closed:
-                upstream.transport.write(data)
-                if last and self._exchange.status == 0:
-                    upstream.await_head()
-        elif self._task is not None:
-            self.payload += data  # connecting: reading is paused, so this is at most one read
+    # Sending.
 
-    def seen(self) -> None:
-        """The backend said something: its connection was not stale, and the request is not sent again unasked."""
-        self.payload = b""
-        self.reused = False
-
-    def lost(self) -> None:
-        """The connection closed by itself."""
-        self.upstream = None
-
-    def give_up(self) -> None:
-        """Close the connection, or stop opening one."""
-        upstream = self.upstream
-        if upstream is not None:
-            self.upstream = None
-            upstream.discard()
-        if self._task is not None:
-            self._task.cancel()
-            self._task = None
-
-    def end(self, outcome: Outcome, status: int, now: float) -> None:
-        """The attempt is over, with the backend's `status` or 0. Harmless when it was before."""
-        backend = self.backend
-        if not self._active or backend is None:
+    def _start(self, backend: BackendState, now: float) -> None:
+        exchange = self._exchange
+        pool = self._pool
+        if pool.backend_host or (not exchange.head.host_field and pool.host is None):  # HTTP/1.0 without Host
+            self.payload = replace_host(self.payload, backend.host_field)
+        self._begin(backend, now)
+        connections: BackendConnections = backend.connections
+        upstream = connections.take(now)
+        if upstream is None:
+            self._connect(backend)
             return
-        self._active = False
-        self._loads[backend.slot] -= 1
-        latency = now - self.started
-        if self._pool.counts_attempts:
-            self._pool.strategy.finished(backend, outcome, latency, self.first_byte_s, now)
-        counters: BackendCounters = backend.counters
-        counters.codes[status // 100 if status < 600 else 5] += 1
-        duration = counters.duration
-        duration[bisect_left(BOUNDS, latency)] += 1
-        duration[-1] += latency
+        self.reused = True
+        self.upstream = upstream
+        payload = self.payload
+        if len(payload) > REPLAY_BYTES:
+            self.payload = b""
+        # While the body is on its way the backend owes nothing yet: the client's own timeout judges.
+        upstream.send(exchange, payload, math.inf if exchange.uploading else self.head_deadline(now))
 
     def _begin(self, backend: BackendState, now: float) -> None:
         self.backend = backend
@@ -161,6 +187,33 @@ class Attempt:
         if self._pool.counts_attempts:
             self._pool.strategy.started(backend, now)
 
+    def head_deadline(self, now: float) -> float:
+        """When the response's head is due if the request is complete `now`."""
+        pool = self._pool
+        due = now + pool.first_byte
+        if pool.attempt_timeout is not None:
+            due = min(due, self.started + pool.attempt_timeout)
+        return due
+
+    def late(self) -> Outcome:
+        """Which limit a response head that did not come has passed."""
+        limit = self._pool.attempt_timeout
+        return FIRST_BYTE_TIMEOUT if limit is None or limit > self._pool.first_byte else ATTEMPT_TIMEOUT
+
+    def send_more(self, data: bytes, *, last: bool) -> None:
+        """More of the request's body."""
+        upstream = self.upstream
+        if upstream is None:
+            if self._task is not None or self._waiting:
+                self.payload += data  # reading is paused, so this is at most one read
+            return
+        if self.payload:
+            self.payload = self.payload + data if len(self.payload) + len(data) <= REPLAY_BYTES else b""
+        if not upstream.closed:
+            upstream.transport.write(data)
+            if last and self._exchange.status == 0:
+                upstream.watch_until(self.head_deadline(monotonic()))
+
     def _connect(self, backend: BackendState) -> None:
         if self._exchange.uploading:
             self._exchange.downstream.pause_reading()
@@ -169,7 +222,7 @@ class Attempt:
 
     async def _connect_and_send(self, backend: BackendState) -> None:
         try:
-            upstream = await backend.connections.connect()
+            upstream = await backend.connections.connect(self._pool.attempt_timeout)
         except ConnectError as error:
             self._task = None
             self._exchange.fail(error.outcome, str(error))
@@ -182,8 +235,66 @@ class Attempt:
             self._exchange.fail(UPSTREAM_RESET, "the backend closed the connection as soon as it was made")
             return
         self.upstream = upstream
-        payload, self.payload = self.payload, b""
-        first_byte = upstream.connections.timeouts.first_byte
-        uploading = self._exchange.uploading
-        upstream.send(self._exchange, payload, math.inf if uploading or first_byte is None else now + first_byte)
+        payload = self.payload
+        if len(payload) > REPLAY_BYTES:
+            self.payload = b""
+        upstream.send(self._exchange, payload, math.inf if self._exchange.uploading else self.head_deadline(now))
         self._exchange.downstream.resume_reading()
+
+    # Ending.
+
+    def seen(self) -> None:
+        """The backend said something, so its connection was not stale."""
+        self.reused = False
+
+    def lost(self) -> None:
+        """The connection closed by itself."""
+        self.upstream = None
+
+    def give_up(self) -> None:
+        """Close the connection, or stop opening one, or leave the line."""
+        upstream = self.upstream
+        if upstream is not None:
+            self.upstream = None
+            upstream.discard()
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        if self._waiting:
+            self._waiting = False
+            line = self._pool.line
+            if line is not None:
+                line.leave(self._exchange)
+
+    def forget(self) -> None:
+        """No further attempt will be made."""
+        self.payload = b""
+        self._tried = None
+
+    def end(self, outcome: Outcome, status: int, now: float) -> None:
+        """The attempt is over, with the backend's `status` or 0. Harmless when it was before."""
+        backend = self.backend
+        if not self._active or backend is None:
+            return
+        self._active = False
+        self._loads[backend.slot] -= 1
+        pool = self._pool
+        latency = now - self.started
+        if pool.counts_attempts:
+            pool.strategy.finished(backend, outcome, latency, self.first_byte_s, now)
+        counters: BackendCounters = backend.counters
+        counters.codes[status // 100 if status < 600 else 5] += 1
+        duration = counters.duration
+        duration[bisect_left(BOUNDS, latency)] += 1
+        duration[-1] += latency
+        if outcome.counts_against_backend or status >= 500:
+            reason = failure_reason(outcome, status)
+            if reason:
+                self._server.reports.failed(backend, reason, status)
+        elif status:
+            counters.first_byte += self.first_byte_s
+        if self._trial:
+            self._trial = False
+            self._server.reports.succeeded((backend,))
+        if pool.line is not None and len(pool.line):
+            pool.line.wake(now)

@@ -165,11 +165,11 @@ class BackendConnections:
         for upstream in idle:
             upstream.close()
 
-    async def connect(self) -> "Upstream":
-        """A new connection, counted as active. Raises ConnectError."""
+    async def connect(self, most: float | None = None) -> "Upstream":
+        """A new connection, counted as active, within `timeouts.connect` and `most` seconds. Raises ConnectError."""
         self.active += 1
         try:
-            upstream = await self._open()
+            upstream = await self._open(most)
         except ConnectError:
             self.active -= 1
             raise
@@ -180,10 +180,12 @@ class BackendConnections:
         upstream.opened = monotonic()
         return upstream
 
-    async def _open(self) -> "Upstream":
+    async def _open(self, most: float | None) -> "Upstream":
         loop = asyncio.get_running_loop()
         address = self.backend.address
         limit = self.timeouts.connect + (TLS_HANDSHAKE if self.tls is not None else 0.0)
+        if most is not None:
+            limit = min(limit, most)
 
         def make() -> "Upstream":
             return self.factory(self)

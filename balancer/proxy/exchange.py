@@ -13,6 +13,7 @@ common path allocates only heads.
 import math
 from typing import TYPE_CHECKING
 
+from balancer.balancing.backend import BackendState
 from balancer.clock import monotonic
 from balancer.errors import (
     BAD_REQUEST,
@@ -22,6 +23,8 @@ from balancer.errors import (
     COMPLETED,
     EXCHANGE_TIMEOUT,
     LOOP,
+    POOL_DOWN,
+    POOL_EMPTY,
     STALE_CONNECTION,
     TUNNEL_CLOSED,
     UPSTREAM_RESET,
@@ -37,6 +40,7 @@ from balancer.proxy.body import RequestBody, ResponseBody
 from balancer.proxy.report import report
 from balancer.proxy.tunnel import Tunnel
 from balancer.proxy.upstream import IN_BODY, Upstream, deadline_after
+from balancer.resilience.retry import IDEMPOTENT, RetryRule
 
 if TYPE_CHECKING:
     from balancer.proxy.downstream import Downstream
@@ -57,6 +61,7 @@ class Exchange:
         "continued",
         "destination",
         "downstream",
+        "extra",
         "head",
         "interims",
         "outcome",
@@ -75,6 +80,7 @@ class Exchange:
     head: RequestHead
     uploading: bool  # part of the request's body is still to come
     route: "RoutePlan | None"
+    extra: bytes  # our own lines of the request head, should it be made again for another pool
 
     def __init__(self, downstream: "Downstream") -> None:
         self.downstream = downstream
@@ -100,7 +106,7 @@ class Exchange:
         attempt = self.attempt
         self.head = head
         self.started = now = monotonic()
-        self.status = self.interims = self.bytes_out = attempt.number = 0
+        self.status = self.interims = self.bytes_out = attempt.number = attempt.resent = 0
         attempt.connect_s = attempt.first_byte_s = -1.0
         self.bytes_in = len(head.raw)
         self.body = self.response_body = self.destination = None
@@ -127,6 +133,7 @@ class Exchange:
         if not head.request_id:
             made = self.request_id = self.server.next_request_id()
             ours += b"\r\nX-Request-Id: " + made
+        self.extra = ours
         target = head.target if route.rewrite is None else route.rewrite(head)
         payload = request_head(head, target, destination.pool.host, ours, route.edit_request)
         end = offset
@@ -145,9 +152,28 @@ class Exchange:
         if rare.continues:
             self.continue_timer = self.server.deadlines.at(now + interim.CONTINUE_AFTER, interim.continue_anyway, self)
         nobody = attempt.first(destination.pool, payload, now)
-        if nobody is not None:
+        if nobody is not None and not self._fall_back(nobody, now):
             answering.outcome(self, nobody)
         return end
+
+    def _fall_back(self, nobody: Outcome, now: float) -> bool:
+        """Nobody serves in the route's pool: try the pool that it names for that case."""
+        route = self.route
+        if route is None or route.fallback is None or nobody not in (POOL_EMPTY, POOL_DOWN):
+            return False
+        self.destination = route.fallback
+        pool = route.fallback.pool
+        head = self.head
+        target = head.target if route.rewrite is None else route.rewrite(head)
+        _, _, body = self.attempt.payload.partition(b"\r\n\r\n")
+        payload = request_head(head, target, pool.host, self.extra, route.edit_request) + body
+        return self.attempt.first(pool, payload, now) is None
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the request may be sent again although a backend may have carried it out (RFC 9110 9.2.2)."""
+        route = self.route
+        return self.head.method in IDEMPOTENT or (route is not None and route.repeatable)
 
     def refuse(self, outcome: Outcome) -> None:
         """What `begin` raised: answer, log the request with it, and close."""
@@ -179,6 +205,8 @@ class Exchange:
             interim.pass_on(self, upstream, head, data, end)
             return
         now = monotonic()
+        if status >= 400 and self._replace(upstream, head, len(data) - end, now):
+            return
         self.status = status
         attempt = self.attempt
         attempt.first_byte_s = now - attempt.started
@@ -280,6 +308,8 @@ class Exchange:
         else:
             upstream.discard()
         attempt.end(COMPLETED, self.status, now)
+        if attempt.number > 1:
+            attempt.forget()
         if self.timer is not None or self.continue_timer is not None:
             self.stop_timers()
         report(self, now - self.started)
@@ -291,13 +321,8 @@ class Exchange:
         attempt = self.attempt
         attempt.give_up()
         attempt.end(outcome, self.status, now)
-        if outcome is STALE_CONNECTION:
-            backend = attempt.backend
-            assert backend is not None
-            backend.connections.stale[0] += 1
-            if attempt.send_again():
-                self.server.count_retry(backend.pool, outcome.reason)
-                return
+        if self.status == 0 and self._try_again(outcome, detail, now):
+            return
         self.server.log_failure(self, outcome, detail)
         if self.status == 0:
             answering.outcome(self, outcome)
@@ -305,6 +330,68 @@ class Exchange:
         self.outcome = outcome
         self._finish(now)
         self.downstream.cut_off()
+
+    def _try_again(self, outcome: Outcome, detail: str, now: float) -> bool:
+        """Nothing was sent to the client: make another attempt where that is safe, allowed, and within the budget."""
+        attempt = self.attempt
+        backend = attempt.backend
+        if outcome is STALE_CONNECTION and backend is not None:
+            backend.connections.stale[0] += 1
+            if attempt.send_again():
+                self.server.count_retry(backend.pool, outcome.reason)
+                return True
+            return False
+        rule = self._rule()
+        if rule is None or not rule.after_failure(outcome, repeatable=self.repeatable):
+            return False
+        another = self._another(now)
+        if another is None:
+            return False
+        self.server.log_failure(self, outcome, detail)
+        self._retry(another, outcome.reason, now)
+        return True
+
+    def _rule(self) -> RetryRule | None:
+        """The rule for another attempt; None where none can be made."""
+        attempt = self.attempt
+        if self.destination is None or not attempt.payload or self.downstream.closed:
+            return None
+        rule = self.destination.pool.retry
+        return None if rule is None or attempt.number - attempt.resent >= rule.attempts else rule
+
+    def _another(self, now: float) -> BackendState | None:
+        """The backend for one more attempt, paid for from the budget; None = there is no token, or no backend."""
+        assert self.destination is not None
+        budget = self.destination.pool.budget
+        if budget is not None and not budget.take(now):
+            return None
+        return self.attempt.next_backend(now)
+
+    def _retry(self, backend: BackendState, reason: str, now: float) -> None:
+        self.server.count_retry(backend.pool, reason)
+        self.attempt.go_on(backend, now)
+
+    def _replace(self, upstream: Upstream, head: ResponseHead, behind: int, now: float) -> bool:
+        """Throw this response away for another attempt, where `retry.when` lists its status.
+
+        `behind`: bytes that came behind its head. If that is all of it, the connection stays in use.
+        """
+        rule = self._rule()
+        if rule is None or not rule.after_status(head.status, repeatable=self.repeatable):
+            return False
+        another = self._another(now)
+        if another is None:
+            return False
+        attempt = self.attempt
+        attempt.first_byte_s = now - attempt.started
+        attempt.upstream = None
+        if head.length == behind and head.keep_alive and not self.uploading:
+            upstream.connections.give_back(upstream, now)
+        else:
+            upstream.discard()
+        attempt.end(COMPLETED, head.status, now)
+        self._retry(another, f"status_{head.status}", now)
+        return True
 
     def upstream_lost(self) -> None:
         """The backend's connection is gone while it was ours."""
@@ -344,7 +431,7 @@ class Exchange:
         self._finish(now)
 
     def _finish(self, now: float) -> None:
-        self.attempt.payload = b""
+        self.attempt.forget()
         if self.timer is not None or self.continue_timer is not None:
             self.stop_timers()
         report(self, now - self.started)
@@ -363,7 +450,7 @@ class Exchange:
         self.downstream.pause_reading()
         upstream = self.attempt.upstream
         if upstream is not None and self.status == 0:
-            upstream.await_head()
+            upstream.watch_until(self.attempt.head_deadline(monotonic()))
 
     def backend_caught_up(self) -> None:
         """The backend's write buffer drained."""

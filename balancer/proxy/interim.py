@@ -48,7 +48,7 @@ def pass_on(exchange: "Exchange", upstream: Upstream, head: ResponseHead, data: 
         exchange.bytes_out += len(out)
         exchange.downstream.transport.write(out)
     if not exchange.uploading:
-        upstream.await_head()
+        upstream.watch_until(exchange.attempt.head_deadline(monotonic()))
     if len(data) > end:
         upstream.head_data(exchange, data[end:])
 

@@ -16,13 +16,33 @@ if TYPE_CHECKING:
 
 
 class BackendCounters:
-    """The counters of one backend: attempts by class of the backend's status (none = no head came), durations."""
+    """The counters of one backend: attempts by class of the backend's status (none = no head came), durations.
 
-    __slots__ = ("codes", "duration")
+    `first_byte` is the sum of times to the first byte, `spoiled` the failures among attempts with a good status.
+    """
+
+    __slots__ = ("_told", "_told_first_byte", "codes", "duration", "first_byte", "spoiled")
 
     def __init__(self, registry: Registry, pool: str, backend: str) -> None:
         self.codes: Cells = registry.cells(metrics.BACKEND_REQUESTS, pool, backend)
         self.duration: Cells = registry.cells(metrics.BACKEND_DURATION, pool, backend)
+        self.first_byte = 0.0
+        self.spoiled = 0
+        self._told = self._good()
+        self._told_first_byte = 0.0
+
+    def take_successes(self) -> tuple[int, float]:
+        """Attempts that went well since this was last asked, and the sum of their times to the first byte."""
+        good, first_byte = self._good(), self.first_byte
+        count, seconds = good - self._told, first_byte - self._told_first_byte
+        if count <= 0:
+            return 0, 0.0
+        self._told, self._told_first_byte = good, first_byte
+        return count, seconds
+
+    def _good(self) -> int:
+        codes = self.codes
+        return int(codes[1] + codes[2] + codes[3] + codes[4]) - self.spoiled
 
 
 def report(exchange: "Exchange", seconds: float) -> None:

@@ -17,6 +17,8 @@ from balancer.errors import CLIENT_CONNECTIONS, CONNECTIONS, SHUTDOWN, Outcome
 from balancer.proxy.connections import BackendConnections
 from balancer.proxy.downstream import IN_TUNNEL, Downstream
 from balancer.proxy.exchange import Exchange
+from balancer.proxy.live_states import LiveStates
+from balancer.proxy.outcomes import OutcomeReports
 from balancer.proxy.report import BackendCounters
 from balancer.proxy.snapshot import Snapshot, build_snapshot
 from balancer.proxy.upstream import Upstream
@@ -50,6 +52,7 @@ class ProxyServer:
         access_log: AccessLog | None,
         connection_budget: int,
         rng: Random | None = None,
+        retry_tokens: LoadTable | None = None,
     ) -> None:
         """`connections`: column 0 counts client connections, column i + 1 those of the file's i-th listener.
 
@@ -68,6 +71,8 @@ class ProxyServer:
         self.wheel.start(self.loop)
         self.deadlines = Deadlines()
         self.deadlines.start(self.loop)
+        self.reports = OutcomeReports(self.loop)
+        self.live = LiveStates(retry_tokens or LoadTable([0] * len(loads.own)), self.deadlines)
         self.closing = False
         self.via = b""
         self.last_accept = monotonic()
@@ -110,6 +115,7 @@ class ProxyServer:
     def commit(self, snapshot: Snapshot) -> None:
         """Serve from `snapshot` from now on; exchanges under way keep what they began with."""
         self.via = _pseudonym(snapshot.config)
+        self.live.take_over(snapshot)
         self._snapshot = snapshot
 
     def _prepare_backend(
@@ -282,6 +288,12 @@ class ProxyServer:
         )
 
     # For the supervisor.
+
+    def each_second(self) -> None:
+        """What is due every second: the retry budgets, and the report of what went well. O(backends)."""
+        self.live.each_second(monotonic())
+        if self._snapshot is not None:
+            self.reports.succeeded(self._snapshot.backends.values())
 
     def refresh_gauges(self) -> None:
         """Bring gauges that are not kept at every change up to date. O(backends)."""

@@ -5,6 +5,7 @@ an exchange keeps the route it began with. Contexts, patterns and counters are l
 request.
 """
 
+import math
 import ssl
 from asyncio import BaseTransport
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,9 @@ from balancer.balancing.pool import PoolState, make_strategy
 from balancer.config import model
 from balancer.http1.forwarding import Edit, Networks
 from balancer.http1.message import RequestHead
+from balancer.proxy.waiting import WaitingLine
+from balancer.resilience.retry import RetryRule
+from balancer.resilience.retry_budget import RetryBudget
 from balancer.routing.edits import HeaderEditor
 from balancer.routing.redirect import location
 from balancer.routing.rewrite import rewrite_target
@@ -38,11 +42,29 @@ class PoolPlan:
     `host`: the Host value to send, None = the client's; `backend_host`: the picked backend's own instead.
     """
 
-    __slots__ = ("backend_host", "counts_attempts", "host", "name", "state", "strategy", "tunnel_idle")
+    __slots__ = (
+        "attempt_timeout",
+        "backend_host",
+        "budget",
+        "counts_attempts",
+        "first_byte",
+        "host",
+        "line",
+        "name",
+        "retry",
+        "state",
+        "strategy",
+        "tunnel_idle",
+    )
 
     def __init__(self, pool: model.Pool, state: PoolState) -> None:
         self.name = pool.name
         self.state = state
+        self.retry = None if pool.retry is None else RetryRule(pool.retry)
+        self.budget: RetryBudget | None = None  # these two outlive generations: the server sets them
+        self.line: WaitingLine | None = None
+        self.first_byte = math.inf if pool.timeouts.first_byte is None else pool.timeouts.first_byte
+        self.attempt_timeout = pool.timeouts.attempt
         self.strategy = state.strategy
         self.counts_attempts = state.counts_attempts
         self.tunnel_idle = pool.tunnel_idle
@@ -97,9 +119,11 @@ class RoutePlan:
         "duration",
         "edit_request",
         "edit_response",
+        "fallback",
         "log_head",
         "max_body",
         "name",
+        "repeatable",
         "requests",
         "rewrite",
         "timeout",
@@ -128,6 +152,8 @@ class RoutePlan:
             cells = registry.cells(metrics.REQUESTS, listener, route.name, pool)
             return Destination(pools[pool], cells, head_of(listener, route.name, pool))
 
+        self.repeatable = route.retry_non_idempotent
+        self.fallback = None if route.fallback is None else lead(route.fallback)
         if isinstance(action, model.PoolAction):
             self.destination = lead(action.pool)
         elif isinstance(action, model.SplitAction):

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, cast
 from balancer.clock import monotonic
 from balancer.errors import (
     BODY_IDLE_TIMEOUT,
-    FIRST_BYTE_TIMEOUT,
     TUNNEL_IDLE,
     ProtocolError,
 )
@@ -142,7 +141,7 @@ class Upstream(asyncio.Protocol):
             self.deadline = now + 1.0  # the client is the slow one; its own timeout judges
             self.connections.wheel.watch(self)
         elif self.state == AWAITING_HEAD:
-            exchange.fail(FIRST_BYTE_TIMEOUT)
+            exchange.fail(exchange.attempt.late())
         elif self.state == IN_BODY:
             exchange.fail(BODY_IDLE_TIMEOUT)
         else:
@@ -164,10 +163,6 @@ class Upstream(asyncio.Protocol):
     def retire(self) -> None:
         """Close it when its exchange is over: what it said leaves the end of a later answer in doubt."""
         self.age_limit = -1.0
-
-    def await_head(self) -> None:
-        """From now on the backend owes a response head within `timeouts.first_byte`."""
-        self.watch_until(deadline_after(self.connections.timeouts.first_byte))
 
     def watch_until(self, deadline: float) -> None:
         """Move the deadline; math.inf = none."""

@@ -231,6 +231,7 @@ def _config() -> Config:
         pools=(
             Pool(
                 name="p",
+                retry=None,  # a fault is judged by what it does to its own exchange
                 keepalive=Keepalive(idle=3600.0, max_requests=UNBOUNDED),
                 backends=(Backend(name="b", host="127.0.0.1", port=BACKEND_PORT),),
             ),

@@ -201,7 +201,8 @@ class BalancerTarget:
             for suffix, match in (("-backend", "{path: /host-backend}"), ("-named", "{path: /host-named}"), ("", "{}")):
                 routes.append(f"  - {{name: lane{number}{suffix}, match: {match}, pool: lane{number}{suffix}}}")
             for suffix, host in (("", "keep"), ("-backend", "backend"), ("-named", "api.internal")):
-                pools.append(f'  lane{number}{suffix}: {{host: {host}, backends: ["127.0.0.1:{port}"]}}')
+                bare = f'host: {host}, retry: off, outlier_detection: off, backends: ["127.0.0.1:{port}"]'
+                pools.append(f"  lane{number}{suffix}: {{{bare}}}")
         head = [
             "workers: 1",
             "via: edge",

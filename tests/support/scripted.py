@@ -293,11 +293,16 @@ class Origin:
 
 
 class Scene:
-    """A daemon with its access log in a file, and clients for its listeners."""
+    """A daemon with its access log in a file, and clients for its listeners.
+
+    One attempt per exchange, no ejection and no waiting, unless a pool says otherwise: faults are seen as they are.
+    """
 
     def __init__(self, configuration: dict[str, Any], folder: Path) -> None:
         self.log_path = folder / "access.log"
-        self.daemon = Daemon({**configuration, "log": {"access": str(self.log_path)}}, folder)
+        bare = {"retry": "off", "outlier_detection": "off", "queue_timeout": "off"}
+        pools = {name: {**bare, **pool} for name, pool in configuration.get("pools", {}).items()}
+        self.daemon = Daemon({**configuration, "pools": pools, "log": {"access": str(self.log_path)}}, folder)
         self.started_with = self.descriptors()
 
     def connect(self, listener: str, *, small: bool = False) -> Talk:

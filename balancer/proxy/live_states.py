@@ -1,0 +1,107 @@
+"""What outlives a generation in this worker: the supervisor's standings, the retry budgets, the lines of who waits.
+
+Kept by slot and by pool name. A new generation's plans are given them when it is committed, so that a reload neither
+forgets who is ejected, nor refills a budget, nor drops who waits.
+"""
+
+from collections.abc import Iterable
+
+from balancer.balancing.backend import BackendState, LoadTable
+from balancer.clock import monotonic
+from balancer.config import model
+from balancer.proxy.snapshot import PoolPlan, Snapshot
+from balancer.proxy.waiting import WaitingLine
+from balancer.resilience.retry_budget import RetryBudget
+from balancer.resilience.standing import Standing
+from balancer.transport.timers import Deadlines
+
+
+class LiveStates:
+    """The states of one worker."""
+
+    def __init__(self, tokens: LoadTable, deadlines: Deadlines) -> None:
+        """`tokens`: the table of retry tokens that all workers share, by slot."""
+        self._tokens = tokens
+        self._deadlines = deadlines
+        self._standings: dict[int, Standing] = {}
+        self._down: frozenset[str] = frozenset()
+        self._budgets: dict[str, tuple[int, RetryBudget]] = {}  # by pool; with the column in which it stands
+        self._lines: dict[str, WaitingLine] = {}
+        self._plans: dict[str, PoolPlan] = {}
+        self._backends: dict[int, BackendState] = {}
+
+    def take_over(self, snapshot: Snapshot) -> None:
+        """`snapshot` is about to serve. O(backends)."""
+        self._plans = dict(snapshot.pools)
+        self._backends = {backend.slot: backend for backend in snapshot.backends.values()}
+        self._standings = {slot: each for slot, each in self._standings.items() if slot in self._backends}
+        for pool in snapshot.config.pools:
+            plan = snapshot.pools[pool.name]
+            plan.budget = self._budget(pool, plan, snapshot.config.workers)
+            plan.line = self._line(pool, plan)
+        self._budgets = {name: each for name, each in self._budgets.items() if name in self._plans}
+        self._lines = {name: each for name, each in self._lines.items() if name in self._plans or len(each)}
+        self._apply(self._standings.values(), all_pools=True)
+
+    def _budget(self, pool: model.Pool, plan: PoolPlan, workers: int) -> RetryBudget | None:
+        if pool.retry is None or not plan.state.backends:
+            return None
+        column = plan.state.backends[0].slot  # no other pool has it
+        share, reserve = pool.retry.budget, pool.retry.budget_min / workers
+        known = self._budgets.get(pool.name)
+        if known is not None and known[0] == column:
+            known[1].configure(share=share, reserve=reserve)
+            return known[1]
+        budget = RetryBudget(self._tokens, column, share=share, reserve=reserve, now=monotonic())
+        self._budgets[pool.name] = (column, budget)
+        return budget
+
+    def _line(self, pool: model.Pool, plan: PoolPlan) -> WaitingLine | None:
+        line = self._lines.get(pool.name)
+        if line is None:
+            if pool.queue_timeout is None or not any(backend.max_connections for backend in pool.backends):
+                return None
+            line = WaitingLine(plan, self._deadlines, seconds=pool.queue_timeout, most=pool.queue_max)
+            self._lines[pool.name] = line
+        line.configure(plan, seconds=pool.queue_timeout or 0.0, most=pool.queue_max)
+        return line
+
+    def told(self, changes: Iterable[Standing], down: Iterable[str]) -> None:
+        """The supervisor decided. Standings of slots that no backend has yet are kept for the next generation."""
+        changes = list(changes)
+        self._standings.update((standing.slot, standing) for standing in changes)
+        before, self._down = self._down, frozenset(down)
+        self._apply(changes)
+        for name in before ^ self._down:
+            if name in self._plans:
+                self._plans[name].state.down = name in self._down
+
+    def _apply(self, changes: Iterable[Standing], *, all_pools: bool = False) -> None:
+        touched: dict[str, None] = {}
+        for standing in changes:
+            backend = self._backends.get(standing.slot)
+            if backend is None:
+                continue
+            backend.eligible = standing.eligible
+            backend.weight = standing.weight
+            backend.share = standing.share
+            touched[backend.pool] = None
+            trials = self._plans[backend.pool].state.trials
+            if standing.trial and backend not in trials:
+                trials.append(backend)
+            elif not standing.trial and backend in trials:
+                trials.remove(backend)
+        now = monotonic()
+        for name in touched:
+            plan = self._plans[name]
+            plan.state.rebuild()
+            if plan.line is not None and len(plan.line):
+                plan.line.wake(now)
+        if all_pools:
+            for name, plan in self._plans.items():
+                plan.state.down = name in self._down
+
+    def each_second(self, now: float) -> None:
+        """Deposit into the budgets. O(pools)."""
+        for _, budget in self._budgets.values():
+            budget.tick(now)
