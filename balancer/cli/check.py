@@ -5,8 +5,8 @@ import sys
 import click
 import msgspec
 
-from balancer.cli.config_file import UnusableFileError, read_config
-from balancer.cli.named_files import check_named_files
+from balancer.daemon.config_file import UnusableFileError, read_config
+from balancer.daemon.named_files import check_named_files
 from balancer.errors import ConfigError, Problem
 
 BAD = 1

@@ -6,12 +6,16 @@ import click
 
 from balancer import __version__
 
-# command -> (module, help line); the module defines a click command named `command`.
+# command -> module, which defines a click command named `command`.
 _COMMANDS = {
     "run": "balancer.cli.run",
     "check": "balancer.cli.check",
-    "schema": "balancer.cli.schema",
+    "reload": "balancer.cli.reload",
     "status": "balancer.cli.status",
+    "drain": "balancer.cli.drain",
+    "undrain": "balancer.cli.undrain",
+    "weight": "balancer.cli.weight",
+    "schema": "balancer.cli.schema",
     "demo": "balancer.cli.demo",
 }
 

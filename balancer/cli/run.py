@@ -5,9 +5,9 @@ import sys
 import click
 import structlog
 
-from balancer.cli.config_file import UnusableFileError, read_config
-from balancer.cli.named_files import check_named_files
 from balancer.daemon import supervisor
+from balancer.daemon.config_file import UnusableFileError, read_config
+from balancer.daemon.named_files import check_named_files
 from balancer.errors import ConfigError
 from balancer.telemetry import events
 

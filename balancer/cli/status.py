@@ -1,11 +1,6 @@
 """`balancer status`: what a running daemon says of its pools, as a table or as JSON."""
 
-import asyncio
-import os
 import sys
-import tempfile
-from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 import click
 import msgspec
@@ -13,10 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from balancer.admin.status import BackendStatus, PoolStatus
-from balancer.daemon.runtime_dir import ADMIN_URL
-from balancer.errors import BalancerError
-from balancer.transport.http_client import HttpClientError, Response, request
+from balancer.admin.status import UNRESOLVED, UP, BackendStatus, PoolStatus
+from balancer.cli.running_daemon import RefusedError, RunningDaemon, with_daemon
 
 # Rows per pool without --all: a screen or two.
 _ROWS_MAX = 50
@@ -24,7 +17,9 @@ _ROWS_MAX = 50
 _WIDTH_PIPED = 250
 # Narrower terminals do without addresses and connections.
 _WIDTH_WHOLE = 110
-_NUMBERS = ("weight", "in flight", "requests", "errors", "p50", "p99", "idle/open")
+_COLUMNS = ("weight", "share", "in flight", "requests", "errors", "p50", "p99", "idle/open")
+# Any other state is on its way to one of these, or wanted by someone: yellow.
+_STATE_STYLES = {UP: "green", UNRESOLVED: "red", "unhealthy": "red", "ejected": "red"}
 
 
 class _Answer(msgspec.Struct):
@@ -34,101 +29,37 @@ class _Answer(msgspec.Struct):
     pools: list[PoolStatus]
 
 
-class NoDaemonError(BalancerError):
-    """No daemon was found, or more than one."""
-
-
 @click.command("status")
-@click.option(
-    "--admin",
-    "url",
-    metavar="URL",
-    envvar="BALANCER_ADMIN",
-    help="Admin address: http://HOST:PORT or unix:/PATH. Default: $BALANCER_ADMIN, else the daemon that runs here.",
-)
-@click.option(
-    "--token-file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    envvar="BALANCER_ADMIN_TOKEN_FILE",
-    help="File with the admin token, where the daemon asks for one.",
-)
 @click.option("--json", "as_json", is_flag=True, help="Print the daemon's JSON as it is.")
 @click.option("--all", "every", is_flag=True, help=f"Show every backend, not the first {_ROWS_MAX} of a pool.")
-def command(url: str | None, token_file: Path | None, as_json: bool, every: bool) -> None:
-    """Show the pools of a running daemon: backends, weights, traffic, errors, latency."""
-    try:
-        found = url or find_admin(os.environ, os.geteuid(), _bases())
-        answer = asyncio.run(_ask(found, _token_of(token_file)))
-    except BalancerError as error:
-        raise click.ClickException(str(error)) from None
+@with_daemon
+def command(daemon: RunningDaemon, as_json: bool, every: bool) -> None:
+    """Show the pools of a running daemon: backends, states, weights, traffic, errors, latency.
+
+    A weight that was set while the daemon runs stands beside the file's. Under a pool's table stands why a backend is
+    not in use. Exit status: 0 shown, 1 refused, 2 no daemon reached.
+    """
+    answer = daemon.ask("/api/v1/pools")
     if as_json:
         sys.stdout.write(answer.body.decode())
         return
     try:
         known = msgspec.json.decode(answer.body, type=_Answer)
-    except msgspec.DecodeError:
-        raise click.ClickException(f"{found} answers, but it is no balancer of this version") from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise RefusedError(f"{daemon.url} answers, but it is no balancer of this version") from None
     console = Console()
     if not console.is_terminal:
         console = Console(width=_WIDTH_PIPED)
-    console.print(f"[bold]balancer[/] at {escape(found)}, configuration generation {known.generation}", highlight=False)
+    console.print(
+        f"[bold]balancer[/] at {escape(daemon.url)}, configuration generation {known.generation}", highlight=False
+    )
     for pool in known.pools:
+        rows_max = len(pool.backends) if every else _ROWS_MAX
         console.print()
-        console.print(_table(pool, len(pool.backends) if every else _ROWS_MAX, narrow=console.width < _WIDTH_WHOLE))
-
-
-def find_admin(environ: Mapping[str, str], uid: int, bases: Iterable[str]) -> str:
-    """The admin address of the one daemon of this user that runs here. Raises NoDaemonError.
-
-    A daemon writes it into its runtime folder, in XDG_RUNTIME_DIR or one of `bases`. A folder of another user is
-    believed only where nobody but this user or root can make one: a daemon that root started as another user.
-    """
-    urls = {}
-    for base in dict.fromkeys(base for base in (environ.get("XDG_RUNTIME_DIR", ""), *bases) if base):
-        for file in sorted(Path(base).glob(f"balancer*/{ADMIN_URL}")):
-            try:
-                if _own(Path(base), uid) or {file.stat().st_uid, file.parent.lstat().st_uid} <= {uid, 0}:
-                    urls[file] = file.read_text().strip()
-            except OSError:  # gone, or not ours to read: then it is not the daemon that is meant
-                continue
-    if not urls:
-        raise NoDaemonError("no running balancer found; start one with `balancer run CONFIG`, or say --admin URL")
-    if len(set(urls.values())) > 1:
-        listed = "\n".join(f"  --admin {url}  ({file.parent})" for file, url in urls.items())
-        raise NoDaemonError(f"several balancers run here; choose one:\n{listed}")
-    return next(iter(urls.values()))
-
-
-def _own(folder: Path, uid: int) -> bool:
-    found = folder.stat()
-    return found.st_uid in (uid, 0) and not found.st_mode & 0o022
-
-
-def _bases() -> tuple[str, ...]:
-    """Where `daemon.runtime_dir.default_path` puts its folders, and /run, where files of a system say so."""
-    return (f"/run/user/{os.geteuid()}", tempfile.gettempdir(), "/run")
-
-
-def _token_of(file: Path | None) -> str | None:
-    if file is None:
-        return None
-    try:
-        return file.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise NoDaemonError(f"cannot read the token file {file}: {error}") from None
-
-
-async def _ask(url: str, token: str | None) -> Response:
-    headers = [("authorization", f"Bearer {token}")] if token else []
-    try:
-        answer = await request(url, path="/api/v1/pools", headers=headers)
-    except HttpClientError as error:
-        raise NoDaemonError(f"{error}; is the daemon running, and is this its admin address?") from None
-    if answer.status == 401:
-        raise NoDaemonError(f"{url} asks for a token; say --token-file FILE")
-    if answer.status != 200:
-        raise NoDaemonError(f"{url} answers {answer.status}: {answer.body[:300].decode('utf-8', 'replace').strip()}")
-    return answer
+        console.print(_table(pool, rows_max, narrow=console.width < _WIDTH_WHOLE))
+        for backend in pool.backends[:rows_max]:
+            if backend.state != UP or backend.share < 1:
+                console.print(_why(backend), highlight=False, soft_wrap=True)
 
 
 def _table(pool: PoolStatus, rows_max: int, *, narrow: bool) -> Table:
@@ -145,12 +76,14 @@ def _table(pool: PoolStatus, rows_max: int, *, narrow: bool) -> Table:
     if with_address:
         table.add_column("address", min_width=15, overflow="fold")
     table.add_column("state", no_wrap=True)
-    for heading in _NUMBERS[:-1] if narrow else _NUMBERS:
+    with_share = any(backend.share < 1 for backend in pool.backends)
+    columns = [name for name in _COLUMNS if (name != "share" or with_share) and not (narrow and name == "idle/open")]
+    for heading in columns:
         table.add_column(heading, justify="right", no_wrap=True)
     for backend in pool.backends[:rows_max]:
         names = [escape(backend.name), escape(backend.address)] if with_address else [escape(backend.name)]
         cells = _cells(backend)
-        table.add_row(*names, *(cells[:-1] if narrow else cells))
+        table.add_row(*names, _state(backend), *(cells[name] for name in columns))
     left_out = len(pool.backends) - rows_max
     if left_out > 0:
         table.caption = f"and {left_out:,} more; --all shows them"
@@ -160,28 +93,42 @@ def _table(pool: PoolStatus, rows_max: int, *, narrow: bool) -> Table:
     return table
 
 
-def _cells(backend: BackendStatus) -> tuple[str, ...]:
-    """State, weight, in flight, requests, errors, p50, p99 and connections of one row."""
+def _state(backend: BackendStatus) -> str:
+    """The state and, where they are not the usual ones, the backend's role and source."""
+    style = _STATE_STYLES.get(backend.state, "yellow")
+    marks = [word for word, holds in (("backup", backend.backup), ("api", backend.source == "api")) if holds]
+    told = f"[{style}]{escape(backend.state)}[/]"
+    return f"{told} [dim]({', '.join(marks)})[/]" if marks else told
+
+
+def _why(backend: BackendStatus) -> str:
+    """One line: since when a backend is what it is, and what that rests on."""
+    since = f" since {backend.since}" if backend.since else ""
+    drained = ", drained by the operator" if backend.drained else ""
+    evidence = f": {backend.evidence}" if backend.evidence else ""
+    line = f"  {backend.name}: {backend.state}{since}{drained}{evidence}"
+    return escape("".join(char if char.isprintable() else "?" for char in line))  # a backend's words may be in it
+
+
+def _cells(backend: BackendStatus) -> dict[str, str]:
+    """The numbers of one row by their headings."""
     requests = sum(backend.requests.values())
     errors = backend.requests.get("none", 0) + backend.requests.get("5xx", 0)
     weight = str(backend.weight)
-    if backend.weight != backend.file_weight:
+    if backend.file_weight is not None and backend.weight != backend.file_weight:
         weight = f"{backend.weight} [dim](file {backend.file_weight})[/]"
     limit = f"/{backend.max_connections}" if backend.max_connections else ""
     connections = backend.connections
-    return (
-        _STATE_STYLES.get(backend.state, "[yellow]{}[/]").format(escape(backend.state)),
-        weight if backend.weight else f"[yellow]{weight}[/]",
-        f"{backend.in_flight}{limit}",
-        f"{requests:,}",
-        f"[red]{errors:,} ({_share(errors / requests)})[/]" if errors else "0",
-        _milliseconds(backend.latency.p50_ms),
-        _milliseconds(backend.latency.p99_ms),
-        f"{connections.idle}/{connections.idle + connections.active}",
-    )
-
-
-_STATE_STYLES = {"active": "[green]{}[/]", "unresolved": "[red]{}[/]"}
+    return {
+        "weight": weight if backend.weight else f"[yellow]{weight}[/]",
+        "share": f"{backend.share:.0%}" if backend.share == 1 else f"[yellow]{backend.share:.0%}[/]",
+        "in flight": f"{backend.in_flight}{limit}",
+        "requests": f"{requests:,}",
+        "errors": f"[red]{errors:,} ({_share(errors / requests)})[/]" if errors else "0",
+        "p50": _milliseconds(backend.latency.p50_ms),
+        "p99": _milliseconds(backend.latency.p99_ms),
+        "idle/open": f"{connections.idle}/{connections.idle + connections.active}",
+    }
 
 
 def _share(share: float) -> str:

@@ -1,8 +1,6 @@
-import asyncio
 import json
-import os
+import re
 import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +9,9 @@ from click.testing import CliRunner, Result
 
 from balancer.admin.api import AdminApi
 from balancer.admin.status import BackendStatus, Connections, Latency, PoolStatus
-from balancer.cli.status import NoDaemonError, command, find_admin
+from balancer.cli.status import command
 from balancer.telemetry.aggregate import Aggregate
-from balancer.transport.http_server import HttpServer
+from tests.support.admin_address import served
 
 POOLS = [
     PoolStatus(
@@ -32,6 +30,24 @@ POOLS = [
                 connections=Connections(active=2, idle=3),
             ),
             BackendStatus(name="gone", address="app:80", state="unresolved"),
+        ),
+    ),
+    PoolStatus(
+        name="troubled",
+        strategy="weighted",
+        backends=(
+            BackendStatus(name="fine", address="127.0.0.1:1", evidence="it passed 2 checks"),
+            BackendStatus(
+                name="sick",
+                address="127.0.0.1:2",
+                state="unhealthy",
+                since="2026-11-21T12:00:00.000Z",
+                evidence="GET /[x] answered 500\x1b[2J",
+            ),
+            BackendStatus(name="spare", address="127.0.0.1:3", share=0.25, backup=True, evidence="slow start"),
+            BackendStatus(
+                name="new", address="127.0.0.1:4", state="draining", drained=True, source="api", file_weight=None
+            ),
         ),
     ),
     PoolStatus(
@@ -60,25 +76,8 @@ class View:
 @pytest.fixture(scope="module")
 def admin() -> Iterator[str]:
     """The URL of an admin address with a token, served by a thread."""
-    sock = socket.socket()
-    sock.bind(("127.0.0.1", 0))
-    sock.listen()
-    loop = asyncio.new_event_loop()
-    stop = asyncio.Event()
-
-    async def serve() -> None:
-        server = HttpServer(AdminApi(View(), "s3cret", frozenset()))
-        await server.start(sock)
-        await stop.wait()
-        await server.close()
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    url = f"http://127.0.0.1:{sock.getsockname()[1]}"
-    thread.start()
-    yield url
-    loop.call_soon_threadsafe(stop.set)
-    thread.join(10)
-    loop.close()
+    with served(AdminApi(View(), "s3cret", frozenset())) as url:
+        yield url
 
 
 @pytest.fixture
@@ -100,7 +99,7 @@ def test_the_table_shows_every_pool_and_what_matters_of_a_backend(admin: str, to
     row = next(line for line in lines if "a[b]" in line)
     words = row.split()
     assert words == [
-        "a[b]", "127.0.0.1:9001", "active", "5", "(file", "3)", "7/200", "2,000",
+        "a[b]", "127.0.0.1:9001", "up", "5", "(file", "3)", "7/200", "2,000",
         "5", "(0.2%)", "1.2", "ms", "2.5", "s", "3/5",
     ]  # fmt: skip
     assert "unresolved" in next(line for line in lines if "gone" in line)
@@ -120,7 +119,33 @@ def test_a_large_pool_is_cut_unless_all_is_asked_for(admin: str, token_file: str
 def test_json_is_what_the_daemon_says(admin: str, token_file: str) -> None:
     result = run("--json", BALANCER_ADMIN=admin, BALANCER_ADMIN_TOKEN_FILE=token_file)
     known = json.loads(result.output)
-    assert [pool["name"] for pool in known["pools"]] == ["web", "big", "none"]
+    assert [pool["name"] for pool in known["pools"]] == ["web", "troubled", "big", "none"]
+
+
+def test_why_a_backend_is_not_in_use_stands_under_its_pool(admin: str, token_file: str) -> None:
+    output = run("--admin", admin, "--token-file", token_file).output
+    assert "  sick: unhealthy since 2026-11-21T12:00:00.000Z: GET /[x] answered 500?[2J\n" in output
+    assert "  spare: up: slow start\n" in output
+    assert "  new: draining, drained by the operator\n" in output
+    assert "  gone: unresolved\n" in output
+    assert "it passed 2 checks" not in output
+    assert "\x1b" not in output
+
+
+def test_role_source_and_share_stand_where_they_are_not_the_usual_ones(admin: str, token_file: str) -> None:
+    output = run("--admin", admin, "--token-file", token_file).output
+    row = {words[0]: words for line in output.splitlines() if (words := line.split())}
+    assert row["spare"][1:6] == ["127.0.0.1:3", "up", "(backup)", "1", "25%"]
+    assert row["fine"][1:5] == ["127.0.0.1:1", "up", "1", "100%"]
+    assert row["new"][2:5] == ["draining", "(api)", "1"]
+    assert len(re.findall(r"\bshare\b", output)) == 1
+
+
+def test_a_narrow_terminal_gets_no_line_that_breaks_the_table(admin: str, token_file: str) -> None:
+    for columns in ("80", "60"):
+        result = run("--admin", admin, "--token-file", token_file, COLUMNS=columns)
+        assert result.exit_code == 0
+        assert "sick: unhealthy since" in result.output
 
 
 def test_a_missing_token_is_said(admin: str) -> None:
@@ -133,48 +158,6 @@ def test_nothing_that_answers_is_an_error_for_a_person() -> None:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         result = run("--admin", f"http://127.0.0.1:{sock.getsockname()[1]}")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "Connection refused; is the daemon running" in " ".join(result.output.split())
     assert "Traceback" not in result.output
-
-
-def runtime_folder(base: Path, name: str, url: str) -> Path:
-    folder = base / name
-    folder.mkdir()
-    (folder / "admin.url").write_text(url + "\n")
-    return folder
-
-
-def test_the_one_daemon_of_this_user_is_found(tmp_path: Path) -> None:
-    runtime_folder(tmp_path, "balancer-0-abc", "http://127.0.0.1:1")
-    runtime_folder(tmp_path, "other", "http://127.0.0.1:2")
-    assert find_admin({"XDG_RUNTIME_DIR": str(tmp_path)}, os.geteuid(), ()) == "http://127.0.0.1:1"
-
-
-def test_several_daemons_are_listed_to_choose_from(tmp_path: Path) -> None:
-    for number in (1, 2):
-        runtime_folder(tmp_path, f"balancer-{number}", f"http://127.0.0.1:{number}")
-    with pytest.raises(
-        NoDaemonError, match=r"choose one:\n  --admin http://127.0.0.1:1 .*\n  --admin http://127.0.0.1:2"
-    ):
-        find_admin({"XDG_RUNTIME_DIR": str(tmp_path)}, os.geteuid(), ())
-
-
-def test_no_daemon_says_how_to_get_one(tmp_path: Path) -> None:
-    with pytest.raises(NoDaemonError, match="balancer run CONFIG"):
-        find_admin({"XDG_RUNTIME_DIR": str(tmp_path)}, os.geteuid(), ())
-
-
-@pytest.mark.parametrize(("mode", "believed"), [(0o700, True), (0o1777, False)])
-def test_the_folder_of_another_user_is_believed_only_where_others_cannot_make_one(
-    tmp_path: Path, mode: int, believed: bool
-) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("only root can give a folder away")
-    os.chown(runtime_folder(tmp_path, "balancer-x", "http://127.0.0.1:1"), 12345, 12345)
-    tmp_path.chmod(mode)
-    if believed:
-        assert find_admin({}, 0, (str(tmp_path),)) == "http://127.0.0.1:1"
-    else:
-        with pytest.raises(NoDaemonError):
-            find_admin({}, 0, (str(tmp_path),))
