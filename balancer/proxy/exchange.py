@@ -13,7 +13,6 @@ common path allocates only heads.
 import math
 from typing import TYPE_CHECKING
 
-from balancer.balancing.backend import BackendState
 from balancer.clock import monotonic
 from balancer.errors import (
     BAD_REQUEST,
@@ -23,8 +22,6 @@ from balancer.errors import (
     COMPLETED,
     EXCHANGE_TIMEOUT,
     LOOP,
-    POOL_DOWN,
-    POOL_EMPTY,
     STALE_CONNECTION,
     TUNNEL_CLOSED,
     UPSTREAM_RESET,
@@ -34,13 +31,13 @@ from balancer.errors import (
 )
 from balancer.http1.forwarding import request_head, response_head
 from balancer.http1.message import RequestHead, ResponseHead
-from balancer.proxy import answering, interim
+from balancer.proxy import answering, interim, retrying
 from balancer.proxy.attempt import Attempt
 from balancer.proxy.body import RequestBody, ResponseBody
 from balancer.proxy.report import report
 from balancer.proxy.tunnel import Tunnel
 from balancer.proxy.upstream import IN_BODY, Upstream, deadline_after
-from balancer.resilience.retry import IDEMPOTENT, RetryRule
+from balancer.resilience.retry import IDEMPOTENT
 
 if TYPE_CHECKING:
     from balancer.proxy.downstream import Downstream
@@ -152,22 +149,9 @@ class Exchange:
         if rare.continues:
             self.continue_timer = self.server.deadlines.at(now + interim.CONTINUE_AFTER, interim.continue_anyway, self)
         nobody = attempt.first(destination.pool, payload, now)
-        if nobody is not None and not self._fall_back(nobody, now):
+        if nobody is not None and not retrying.fall_back(self, nobody, now):
             answering.outcome(self, nobody)
         return end
-
-    def _fall_back(self, nobody: Outcome, now: float) -> bool:
-        """Nobody serves in the route's pool: try the pool that it names for that case."""
-        route = self.route
-        if route is None or route.fallback is None or nobody not in (POOL_EMPTY, POOL_DOWN):
-            return False
-        self.destination = route.fallback
-        pool = route.fallback.pool
-        head = self.head
-        target = head.target if route.rewrite is None else route.rewrite(head)
-        _, _, body = self.attempt.payload.partition(b"\r\n\r\n")
-        payload = request_head(head, target, pool.host, self.extra, route.edit_request) + body
-        return self.attempt.first(pool, payload, now) is None
 
     @property
     def repeatable(self) -> bool:
@@ -205,7 +189,7 @@ class Exchange:
             interim.pass_on(self, upstream, head, data, end)
             return
         now = monotonic()
-        if status >= 400 and self._replace(upstream, head, len(data) - end, now):
+        if status >= 400 and retrying.replace(self, upstream, head, len(data) - end, now):
             return
         self.status = status
         attempt = self.attempt
@@ -321,7 +305,7 @@ class Exchange:
         attempt = self.attempt
         attempt.give_up()
         attempt.end(outcome, self.status, now)
-        if self.status == 0 and self._try_again(outcome, detail, now):
+        if self.status == 0 and retrying.try_again(self, outcome, detail, now):
             return
         self.server.log_failure(self, outcome, detail)
         if self.status == 0:
@@ -330,68 +314,6 @@ class Exchange:
         self.outcome = outcome
         self._finish(now)
         self.downstream.cut_off()
-
-    def _try_again(self, outcome: Outcome, detail: str, now: float) -> bool:
-        """Nothing was sent to the client: make another attempt where that is safe, allowed, and within the budget."""
-        attempt = self.attempt
-        backend = attempt.backend
-        if outcome is STALE_CONNECTION and backend is not None:
-            backend.connections.stale[0] += 1
-            if attempt.send_again():
-                self.server.count_retry(backend.pool, outcome.reason)
-                return True
-            return False
-        rule = self._rule()
-        if rule is None or not rule.after_failure(outcome, repeatable=self.repeatable):
-            return False
-        another = self._another(now)
-        if another is None:
-            return False
-        self.server.log_failure(self, outcome, detail)
-        self._retry(another, outcome.reason, now)
-        return True
-
-    def _rule(self) -> RetryRule | None:
-        """The rule for another attempt; None where none can be made."""
-        attempt = self.attempt
-        if self.destination is None or not attempt.payload or self.downstream.closed:
-            return None
-        rule = self.destination.pool.retry
-        return None if rule is None or attempt.number - attempt.resent >= rule.attempts else rule
-
-    def _another(self, now: float) -> BackendState | None:
-        """The backend for one more attempt, paid for from the budget; None = there is no token, or no backend."""
-        assert self.destination is not None
-        budget = self.destination.pool.budget
-        if budget is not None and not budget.take(now):
-            return None
-        return self.attempt.next_backend(now)
-
-    def _retry(self, backend: BackendState, reason: str, now: float) -> None:
-        self.server.count_retry(backend.pool, reason)
-        self.attempt.go_on(backend, now)
-
-    def _replace(self, upstream: Upstream, head: ResponseHead, behind: int, now: float) -> bool:
-        """Throw this response away for another attempt, where `retry.when` lists its status.
-
-        `behind`: bytes that came behind its head. If that is all of it, the connection stays in use.
-        """
-        rule = self._rule()
-        if rule is None or not rule.after_status(head.status, repeatable=self.repeatable):
-            return False
-        another = self._another(now)
-        if another is None:
-            return False
-        attempt = self.attempt
-        attempt.first_byte_s = now - attempt.started
-        attempt.upstream = None
-        if head.length == behind and head.keep_alive and not self.uploading:
-            upstream.connections.give_back(upstream, now)
-        else:
-            upstream.discard()
-        attempt.end(COMPLETED, head.status, now)
-        self._retry(another, f"status_{head.status}", now)
-        return True
 
     def upstream_lost(self) -> None:
         """The backend's connection is gone while it was ours."""
