@@ -81,11 +81,8 @@ TOLD: list[tuple[str, model.Config, model.Config, list[str]]] = [
     (
         "settings of a pool",
         BASE,
-        with_pool(strategy="random", timeouts=model.PoolTimeouts(connect=1.5, first_byte=None)),
-        [
-            "pool api: strategy `round_robin` becomes `random`,"
-            + " timeouts.connect 3.5 becomes 1.5, timeouts.first_byte 60 becomes off"
-        ],
+        with_pool(strategy="random", timeouts=model.PoolTimeouts(first_byte=None)),
+        ["pool api: strategy `round_robin` becomes `random`, timeouts.first_byte 60 becomes off"],
     ),
     (
         "health checks begin",
