@@ -1,7 +1,7 @@
 """What is told of pools and backends: the structures of /api/v1/pools and how they are read from the aggregate."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import accumulate
@@ -114,8 +114,12 @@ class NoOperator:
         return "file"
 
 
-def _in_use(slot: int) -> Condition:
-    return Condition()
+Conditions = Callable[[str, str], Mapping[int, Condition]]
+"""How a backend (pool, name) fares, by the slots of its addresses. A slot that is missing is up."""
+
+
+def _all_up(pool: str, name: str) -> Mapping[int, Condition]:
+    return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,7 @@ class _Facts:
 
     aggregate: Aggregate
     in_flight: Callable[[int], int]
-    condition: Callable[[int], Condition]
+    conditions: Conditions
     operator: OperatorValues
 
 
@@ -134,16 +138,15 @@ async def pool_statuses(
     aggregate: Aggregate,
     in_flight: Callable[[int], int],
     *,
-    condition: Callable[[int], Condition] = _in_use,
+    conditions: Conditions = _all_up,
     operator: OperatorValues | None = None,
 ) -> list[PoolStatus]:
     """The status of every pool, in the order of the file, with a turn for the loop after every 200 backends.
 
     `config` has the backends that the API added, too. `resolved` holds the addresses of all backends, `in_flight(slot)`
-    says what is under way at one and `condition(slot)` how it fares. A backend whose name means several addresses
-    is one entry. O(backends): 25 us each.
+    says what is under way at one. A backend whose name means several addresses is one entry. O(backends): 25 us each.
     """
-    facts = _Facts(aggregate, in_flight, condition, operator or NoOperator())
+    facts = _Facts(aggregate, in_flight, conditions, operator or NoOperator())
     by_name: dict[tuple[str, str], list[model.ResolvedBackend]] = {}
     for one in resolved:
         by_name.setdefault((one.pool, one.name), []).append(one)
@@ -176,7 +179,8 @@ def _backend_status(
     def connections(state: str) -> int:
         return int(aggregate.values(metrics.UPSTREAM_CONNECTIONS, (*labels, state))[0])
 
-    together = _together([(address_text(*one.address), facts.condition(one.slot)) for one in resolved])
+    conditions = facts.conditions(*labels)
+    together = _together([(address_text(*one.address), conditions.get(one.slot, Condition())) for one in resolved])
     live, drained, source = operator.weight(*labels), operator.drained(*labels), operator.source(*labels)
     return BackendStatus(
         name=backend.name,

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from balancer.admin.api import AdminApi
 from balancer.admin.changes import NewBackend, ReloadResult
-from balancer.admin.status import Condition, PoolStatus, pool_statuses
+from balancer.admin.status import PoolStatus, pool_statuses
 from balancer.config import model
 from balancer.daemon.live_changes import LiveChanges
 from balancer.telemetry.aggregate import Aggregate
@@ -39,7 +39,6 @@ class Supervisor:
         self.live = LiveChanges()
         self.result = ReloadResult(True, 2, ["pool api: +1 backend"])
         self.reloads: list[tuple[bool, bool]] = []
-        self.conditions: dict[int, Condition] = {}
 
     def readiness(self) -> str | None:
         return None
@@ -61,7 +60,6 @@ class Supervisor:
             resolved,
             Aggregate(),
             lambda slot: slot,
-            condition=lambda slot: self.conditions.get(slot, Condition()),
             operator=self.live,
         )
 

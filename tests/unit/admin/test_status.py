@@ -118,7 +118,7 @@ def status_of(conditions: list[Condition], live: LiveChanges | None = None, name
             [resolved(name, f"192.0.2.{slot}", slot) for slot in range(len(conditions))],
             Aggregate(),
             lambda slot: 0,
-            condition=lambda slot: conditions[slot],
+            conditions=lambda pool, name: dict(enumerate(conditions)),
             operator=live,
         )
     )
