@@ -29,10 +29,12 @@ from balancer.daemon.messages import (
     Counters,
     Done,
     Drain,
+    Failure,
     Hello,
     Listen,
     LogLevel,
     Message,
+    Outcomes,
     Ping,
     Pong,
     Prepare,
@@ -42,11 +44,13 @@ from balancer.daemon.messages import (
     Refused,
     ReopenLogs,
     Start,
+    Successes,
     Unlisten,
 )
 from balancer.daemon.privileges import connection_budget
 from balancer.daemon.shared_memory import Area, SharedMemory
 from balancer.errors import ConfigError
+from balancer.proxy.outcomes import FailureReport, SuccessReport
 from balancer.proxy.server import ProxyServer
 from balancer.proxy.snapshot import Snapshot
 from balancer.telemetry import events, logs, metrics
@@ -132,8 +136,9 @@ class Worker:
             case ReopenLogs():
                 if self._access_log is not None:
                     self._access_log.reopen()
-            case BackendStates():
-                pass  # no state changes yet: there is nothing that would find out
+            case BackendStates(_, changes, down):
+                if self._server is not None:  # else Prepare is on its way, and the states come again behind it
+                    self._server.live.told(changes, down)
             case _:
                 self._commands.put_nowait(received)
 
@@ -192,7 +197,9 @@ class Worker:
             registry=self._registry,
             access_log=self._access_log,
             connection_budget=connection_budget(),
+            retry_tokens=self._memory.table(Area.RETRY_TOKENS, self._start.worker),
         )
+        server.reports.tell = self._tell_outcomes
         if self._start.rows > 1:
             server.handover = self._handover = self._new_handover(server)
         return server
@@ -254,6 +261,15 @@ class Worker:
 
     # ---- what the supervisor is told
 
+    def _tell_outcomes(self, failures: list[FailureReport], successes: list[SuccessReport]) -> None:
+        if not self._channel.closed:
+            self._channel.send(
+                Outcomes(
+                    tuple(Failure(slot, reason, succeeded) for slot, reason, succeeded in failures),
+                    tuple(Successes(slot, count, seconds) for slot, count, seconds in successes),
+                )
+            )
+
     def _lines_dropped(self, count: int) -> None:
         self._registry.cells(metrics.ACCESS_LOG_DROPPED)[0] += count
 
@@ -274,6 +290,8 @@ class Worker:
     async def _push_counters(self) -> None:
         while True:
             await asyncio.sleep(PUSH_EVERY)
+            if self._server is not None:
+                self._server.each_second()
             await self._send_counters()
 
     async def _measure_lag(self) -> None:
