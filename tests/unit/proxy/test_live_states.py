@@ -1,0 +1,107 @@
+"""What outlives a generation in a worker: standings, budgets and lines."""
+
+from collections.abc import Sequence
+from random import Random
+
+from balancer.balancing.backend import LoadTable
+from balancer.config.model import Backend, Config, Pool, ResolvedBackend, Retry
+from balancer.proxy.live_states import LiveStates
+from balancer.proxy.snapshot import Snapshot, build_snapshot
+from balancer.resilience.standing import Standing
+from balancer.telemetry.registry import Registry
+from balancer.transport.timers import Deadlines
+
+
+def snapshot(names: Sequence[str], *, old: Snapshot | None = None, limit: int | None = None) -> Snapshot:
+    """A generation with the pool `web` of these backends; slot = the letter's place in the alphabet."""
+    backends = tuple(Backend(name=name, host="127.0.0.1", port=1, max_connections=limit) for name in names)
+    config = Config(listeners=(), routes=(), pools=(Pool(name="web", backends=backends, retry=Retry()),))
+    resolved = [
+        ResolvedBackend(pool="web", name=name, host="h", address=("127.0.0.1", ord(name), ""), slot=ord(name) - 97)
+        for name in names
+    ]
+    return build_snapshot(
+        config,
+        resolved,
+        {},
+        loads=LoadTable([0] * 26),
+        registry=Registry(),
+        rng=Random(1),
+        old={} if old is None else old.backends,
+        prepare=lambda *_: None,
+    )
+
+
+def live() -> LiveStates:
+    return LiveStates(LoadTable([0] * 26), Deadlines())
+
+
+def picked(generation: Snapshot) -> set[str]:
+    state = generation.pools["web"].state
+    picks = [state.pick(now=0.0, key=None, exclude=(), rng=Random(n)) for n in range(30)]
+    return {pick.name for pick in picks if pick is not None}
+
+
+def test_a_standing_that_was_told_before_its_generation_holds_from_its_first_pick() -> None:
+    states = live()
+    states.told([Standing(1, eligible=False, weight=1)], ())
+    generation = snapshot("abc")
+    states.take_over(generation)
+    assert picked(generation) == {"a", "c"}
+
+
+def test_a_standing_changes_the_picks_at_once_and_outlives_a_reload() -> None:
+    states = live()
+    first = snapshot("ab")
+    states.take_over(first)
+    states.told([Standing(0, eligible=False, weight=1)], ())
+    assert picked(first) == {"b"}
+    second = snapshot("abc", old=first)
+    states.take_over(second)
+    assert picked(second) == {"b", "c"}
+    states.told([Standing(0, eligible=True, weight=1)], ())
+    assert picked(second) == {"a", "b", "c"}
+
+
+def test_a_slot_that_is_given_to_another_backend_does_not_inherit_a_standing() -> None:
+    states = live()
+    first = snapshot("ab")
+    states.take_over(first)
+    states.told([Standing(0, eligible=False, weight=1)], ())
+    second = snapshot("b", old=first)
+    states.take_over(second)
+    third = snapshot("ab", old=second)  # `a` is new again
+    states.take_over(third)
+    assert picked(third) == {"a", "b"}
+
+
+def test_pools_that_are_down_are_known_by_name_before_and_after_a_reload() -> None:
+    states = live()
+    states.told([], ("web",))
+    first = snapshot("a")
+    states.take_over(first)
+    assert first.pools["web"].state.down
+    states.told([], ())
+    assert not first.pools["web"].state.down
+
+
+def test_a_trial_is_offered_until_it_is_taken_back() -> None:
+    states = live()
+    generation = snapshot("ab")
+    states.take_over(generation)
+    states.told([Standing(1, eligible=False, weight=1, trial=True)], ())
+    assert [each.name for each in generation.pools["web"].state.trials] == ["b"]
+    states.told([Standing(1, eligible=False, weight=1)], ())
+    assert not generation.pools["web"].state.trials
+
+
+def test_a_budget_and_a_line_are_the_same_after_a_reload() -> None:
+    states = live()
+    first, second = snapshot("ab", limit=1), snapshot("ab", limit=2)
+    states.take_over(first)
+    states.take_over(second)
+    assert first.pools["web"].budget is second.pools["web"].budget is not None
+    assert first.pools["web"].line is second.pools["web"].line is not None
+    unlimited = snapshot("ab")
+    live().take_over(unlimited)
+    assert unlimited.pools["web"].line is None, "nobody can be full, so nobody waits"
