@@ -153,20 +153,25 @@ class Attempt:
         if not self.payload or backend is None or self._exchange.head.method not in IDEMPOTENT:
             return False
         self.resent += 1
-        self._begin(backend, monotonic())
-        self._connect(backend)
+        self._start(backend, monotonic(), fresh=True)
         return True
 
     # Sending.
 
-    def _start(self, backend: BackendState, now: float) -> None:
+    def _start(self, backend: BackendState, now: float, *, fresh: bool = False) -> None:
         exchange = self._exchange
         pool = self._pool
+        self.backend = backend
+        self.started = now
+        self.number += 1
+        self._active = True
+        self._loads[backend.slot] += 1
+        if pool.counts_attempts:
+            pool.strategy.started(backend, now)
         if pool.backend_host or (not exchange.head.host_field and pool.host is None):  # HTTP/1.0 without Host
             self.payload = replace_host(self.payload, backend.host_field)
-        self._begin(backend, now)
         connections: BackendConnections = backend.connections
-        upstream = connections.take(now)
+        upstream = None if fresh else connections.take(now)
         if upstream is None:
             self._connect(backend)
             return
@@ -175,17 +180,13 @@ class Attempt:
         payload = self.payload
         if len(payload) > REPLAY_BYTES:
             self.payload = b""
-        # While the body is on its way the backend owes nothing yet: the client's own timeout judges.
-        upstream.send(exchange, payload, math.inf if exchange.uploading else self.head_deadline(now))
-
-    def _begin(self, backend: BackendState, now: float) -> None:
-        self.backend = backend
-        self.started = now
-        self.number += 1
-        self._active = True
-        self._loads[backend.slot] += 1
-        if self._pool.counts_attempts:
-            self._pool.strategy.started(backend, now)
+        if exchange.uploading:
+            deadline = math.inf  # its body is on its way, and it owes nothing yet: the client's own timeout judges
+        elif pool.attempt_timeout is None:
+            deadline = now + pool.first_byte
+        else:
+            deadline = self.head_deadline(now)
+        upstream.send(exchange, payload, deadline)
 
     def head_deadline(self, now: float) -> float:
         """When the response's head is due if the request is complete `now`."""
