@@ -58,11 +58,14 @@ class SlowStart:
         ramp = self._ramps.get(slot)
         return 1.0 if ramp is None else _share_at(ramp.step)
 
-    def due(self, now: float) -> list[int]:
-        """The slots whose share has changed since the last call. O(their number x log backends)."""
-        changed = []
+    def due(self, now: float, most: int) -> list[int]:
+        """The slots whose share has changed since the last call: `most` of them, others with the next call.
+
+        O(their number x log backends).
+        """
+        changed: list[int] = []
         window = self._window
-        while window is not None and self._timers and self._timers[0][0] <= now:
+        while window is not None and self._timers and self._timers[0][0] <= now and len(changed) < most:
             due, slot = heappop(self._timers)
             ramp = self._ramps.get(slot)
             if ramp is not None and ramp.due == due:

@@ -32,7 +32,7 @@ def shares(slow: SlowStart, slot: int, began: float, every: float) -> list[float
     """What a slot's share is after each call of `due` that names it, until it ends."""
     found = []
     for tick in range(1, 100_000):
-        if slot in slow.due(began + tick * every):
+        if slot in slow.due(began + tick * every, 99):
             found.append(slow.share(slot))
         if slow.idle:
             return found
@@ -55,27 +55,27 @@ def test_a_slow_start_rises_in_at_most_twenty_steps_to_one(every: float, began: 
 def test_nothing_is_due_between_two_steps() -> None:
     slow = SlowStart(WINDOW)
     slow.begin(1, 0.0)
-    assert slow.due(4.4) == []
-    assert slow.due(4.5) == [1]
-    assert slow.due(4.6) == []
+    assert slow.due(4.4, 99) == []
+    assert slow.due(4.5, 99) == [1]
+    assert slow.due(4.6, 99) == []
 
 
 def test_one_that_begins_again_begins_at_the_floor() -> None:
     slow = SlowStart(WINDOW)
     slow.begin(1, 0.0)
-    slow.due(20.0)
+    slow.due(20.0, 99)
     assert slow.share(1) == pytest.approx(0.65)
     slow.begin(1, 20.0)
     assert slow.share(1) == FLOOR
-    assert slow.due(24.4) == []
-    assert slow.due(24.5) == [1]
+    assert slow.due(24.4, 99) == []
+    assert slow.due(24.5, 99) == [1]
 
 
 def test_beginning_twice_at_one_moment_is_beginning_once() -> None:
     slow = SlowStart(WINDOW)
     slow.begin(1, 0.0)
     slow.begin(1, 0.0)
-    assert slow.due(4.5) == [1]
+    assert slow.due(4.5, 99) == [1]
     assert slow.share(1) == 0.15
 
 
@@ -83,9 +83,16 @@ def test_a_late_call_catches_up_with_the_clock() -> None:
     slow = SlowStart(WINDOW)
     slow.begin(1, 0.0)
     slow.begin(2, 10.0)
-    assert sorted(slow.due(25.0)) == [1, 2]
+    assert sorted(slow.due(25.0, 99)) == [1, 2]
     assert slow.share(1) == pytest.approx(0.8)
     assert slow.share(2) == 0.5
+
+
+def test_at_most_as_many_as_asked_for_are_due_and_the_others_next_time() -> None:
+    slow = SlowStart(WINDOW)
+    for slot in range(5):
+        slow.begin(slot, 0.0)
+    assert [sorted(slow.due(4.5 + tick / 10, 2)) for tick in range(4)] == [[0, 1], [2, 3], [4], []]
 
 
 def test_off_means_full_share_at_once() -> None:
@@ -99,16 +106,16 @@ def test_a_new_window_keeps_where_a_backend_stands_in_time() -> None:
     slow = SlowStart(WINDOW)
     slow.begin(1, 0.0)
     slow.begin(2, 14.0)
-    slow.due(15.0)
+    slow.due(15.0, 99)
     assert slow.reconfigure(WINDOW, 15.0) == []
     assert sorted(slow.reconfigure(20.0, 15.0)) == [1, 2]
     assert slow.share(1) == 0.75
     assert slow.share(2) == FLOOR
-    assert slow.due(20.0) == [1, 2]
+    assert slow.due(20.0, 99) == [1, 2]
     assert slow.share(1) == 1.0
     assert slow.reconfigure(None, 21.0) == [2]
     assert slow.share(2) == 1.0
-    assert slow.due(100.0) == []
+    assert slow.due(100.0, 99) == []
 
 
 def test_a_window_shorter_than_what_has_passed_ends_it() -> None:
@@ -124,4 +131,4 @@ def test_backends_that_are_gone_are_forgotten() -> None:
     slow.begin(2, 0.0)
     slow.keep({2})
     assert slow.share(1) == 1.0
-    assert slow.due(100.0) == [2]
+    assert slow.due(100.0, 99) == [2]
