@@ -51,6 +51,64 @@ NAME_FAILED = _event(
     "name.resolve_failed", "A backend's host name has no address now.", "pool", "backend", "host", "error"
 )
 
+BACKEND_HEALTHY = _event("backend.became_healthy", "Its health checks pass.", "pool", "backend", "address", "evidence")
+BACKEND_UNHEALTHY = _event(
+    "backend.became_unhealthy", "Its health checks fail.", "pool", "backend", "address", "evidence"
+)
+BACKEND_EJECTED = _event(
+    "backend.ejected",
+    "Real traffic showed that it fails; it gets none for a time.",
+    "pool",
+    "backend",
+    "address",
+    "cause",
+    "evidence",
+    "duration_ms",
+)
+EJECTION_DETECTED = _event(
+    "backend.ejection_detected",
+    "It would have been ejected or slowed; `kept_by` says why it was not: observe or max_ejected.",
+    "pool",
+    "backend",
+    "address",
+    "cause",
+    "evidence",
+    "kept_by",
+)
+BACKEND_HALF_OPEN = _event(
+    "backend.half_opened",
+    "Its ejection is over; one request or health check decides whether it returns.",
+    "pool",
+    "backend",
+    "address",
+    "evidence",
+)
+BACKEND_RETURNED = _event(
+    "backend.returned", "It is no longer ejected.", "pool", "backend", "address", "cause", "evidence"
+)
+BACKEND_SLOWED = _event(
+    "backend.slowed",
+    "It answers far more slowly than its pool; its share of the traffic is lowered.",
+    "pool",
+    "backend",
+    "address",
+    "evidence",
+)
+BACKEND_SPED_UP = _event(
+    "backend.sped_up", "Its share of the traffic is raised again.", "pool", "backend", "address", "evidence"
+)
+BACKEND_WEIGHT_SET = _event(
+    "backend.weight_set", "An operator set its live weight.", "pool", "backend", "weight", "before"
+)
+BACKEND_DRAIN_BEGAN = _event("backend.drain_began", "An operator drains it.", "pool", "backend")
+BACKEND_DRAIN_ENDED = _event("backend.drain_ended", "An operator ended its drain.", "pool", "backend")
+PANIC_BEGAN = _event(
+    "pool.panic_began", "Too few backends are usable; health and ejections are ignored.", "pool", "evidence"
+)
+PANIC_ENDED = _event("pool.panic_ended", "Enough backends are usable again.", "pool", "evidence")
+POOL_WENT_DOWN = _event("pool.went_down", "No backend is usable; requests get 503.", "pool", "evidence")
+POOL_CAME_BACK = _event("pool.came_back", "The pool is no longer down.", "pool", "evidence")
+
 ACCESS_LOG_WRITE_FAILED = _event(
     "access_log.write_failed", "Writing failed; lines are lost until it works again.", "path", "error"
 )

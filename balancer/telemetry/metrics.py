@@ -122,6 +122,38 @@ BACKEND_IN_FLIGHT = _family(
 BACKEND_WEIGHT = _family(
     "balancer_backend_weight", Kind.GAUGE, "A backend's weight as it is in use; 0 = no new traffic.", "pool", "backend"
 )
+BACKEND_UP = _family(
+    "balancer_backend_up",
+    Kind.GAUGE,
+    "1 while a backend's health checks pass, or there are none, and it is not ejected; else 0.",
+    "pool",
+    "backend",
+)
+BACKEND_EJECTIONS = _family(
+    "balancer_backend_ejections_total",
+    Kind.COUNTER,
+    "Ejections of a backend for failures in traffic.",
+    "pool",
+    "backend",
+)
+EJECTIONS_DETECTED = _family(
+    "balancer_ejections_detected_total",
+    Kind.COUNTER,
+    "Ejections, and those that mode observe or max_ejected prevented.",
+    "pool",
+    "backend",
+)
+HEALTH_CHECKS = _family(
+    "balancer_health_checks_total",
+    Kind.COUNTER,
+    "Active health checks that ended, by result: passed or failed.",
+    "pool",
+    "backend",
+    "result",
+)
+PANIC = _family(
+    "balancer_panic", Kind.GAUGE, "1 while a pool ignores health because too few backends are usable, else 0.", "pool"
+)
 WORKER_UP = _family("balancer_worker_up", Kind.GAUGE, "1 while a worker is ready, else 0.", "worker")
 WORKER_RESTARTS = _family(
     "balancer_worker_restarts_total", Kind.COUNTER, "Workers started in the place of one that ended unasked."
