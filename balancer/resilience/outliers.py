@@ -59,17 +59,17 @@ class OutlierDetector:
     def failed(self, slot: int, reason: str, succeeded: int, now: float) -> list[Decision]:
         """An attempt failed, after `succeeded` attempts of the same reporter that went well.
 
-        `succeeded` orders the failure among them and is not counted: the same attempts come by way of `succeeded()`,
-        which is to be called before this for a message that carries both.
+        Those are told here only, not by way of `succeeded()` as well. Of a message that carries both, the successes
+        are to be told first: told after the failures, they would break a streak that they came before.
         """
         circuit = self._ejections.circuit(slot)
         if circuit is Circuit.HALF_OPEN and self._settings.mode == "enforce":
             return [self._ejections.trial_failed(slot, reason, now)]
         if circuit is not Circuit.CLOSED:
             return []
-        streak = 1 if succeeded else self._streaks.get(slot, 0) + 1
+        streak = 1 if succeeded > 0 else self._streaks.get(slot, 0) + 1
         self._streaks[slot] = streak
-        self._rates.add(slot, 1, 1)
+        self._rates.add(slot, 1 + max(0, succeeded), 1)
         limit = self._settings.consecutive_failures
         if limit is None or streak < limit:
             return []

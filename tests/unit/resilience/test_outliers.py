@@ -168,6 +168,25 @@ def seconds(made: OutlierDetector, count: int, failing: list[float], start: int 
     return decisions
 
 
+def told_by_workers(made: OutlierDetector, count: int, failing: list[float], workers: int) -> list[Decision]:
+    """As `seconds`, told as workers do: successes with the failure that follows, or at the end of the second."""
+    rng = Random(2)
+    decisions = []
+    for second in range(count):
+        for slot in [slot for slot in range(len(failing)) if not made.is_ejected(slot)]:
+            for _ in range(workers):
+                good = 0
+                for _ in range(20 // workers):
+                    if rng.random() < failing[slot]:
+                        decisions += made.failed(slot, "status_5xx", good, float(second))
+                        good = 0
+                    else:
+                        good += 1
+                decisions += made.succeeded(slot, good, good * 0.01, second + 0.99)
+        decisions += made.tick(second + 1.0)
+    return decisions
+
+
 RATE_ONLY = OutlierDetection(consecutive_failures=None)
 
 
@@ -183,6 +202,13 @@ def test_two_of_four_are_ejected_together() -> None:
     made = detector(4, RATE_ONLY)
     decisions = seconds(made, 10, [0.5, 0.0, 0.5, 0.0])
     assert sorted(brief(decisions)) == [(0, Verdict.EJECTED, "failure_rate"), (2, Verdict.EJECTED, "failure_rate")]
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_successes_that_are_told_with_a_failure_count_as_requests(workers: int) -> None:
+    assert told_by_workers(detector(3, RATE_ONLY), 60, [0.06, 0.0, 0.0], workers) == []
+    [decision] = told_by_workers(detector(3, RATE_ONLY), 10, [0.5, 0.02, 0.02], workers)
+    assert (decision.slot, decision.verdict) == (0, Verdict.EJECTED)
 
 
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.5, 1.0])
