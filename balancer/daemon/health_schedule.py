@@ -23,6 +23,8 @@ AT_ONCE: Final = 1000
 3,500 backends may hang before the others' probes come late. Each takes a descriptor."""
 SLICE: Final = 16
 """Probes started per turn of the loop, a millisecond or two of it."""
+BUSY: Final = 0.008
+"""Seconds: after a turn that took longer only one probe is started, until those that run get on."""
 TICK: Final = 0.005
 """Seconds: the probes due within one are started together, since waking up for each costs more than it is worth."""
 
@@ -88,6 +90,7 @@ class HealthSchedule:
         self._heap: list[tuple[float, int, _Entry]] = []
         self._numbers = count()  # those due at the same time keep their order
         self._running: dict[int, _Entry] = {}
+        self._slice = SLICE
         self._waker: asyncio.Future[None] | None = None
         self._wakes_at = math.inf
 
@@ -121,8 +124,10 @@ class HealthSchedule:
         loop = asyncio.get_running_loop()
         try:
             while True:
+                began = self._now()
                 if self._start_due(loop):
                     await asyncio.sleep(0)
+                    self._slice = SLICE if self._now() - began < BUSY else 1
                 else:
                     await self._pause(loop)
         finally:
@@ -135,7 +140,7 @@ class HealthSchedule:
         """Start a slice of what is due; whether there is more that may start."""
         now = self._now()
         heap, running = self._heap, self._running
-        for _ in range(SLICE):
+        for _ in range(self._slice):
             if not heap or heap[0][0] > now or len(running) >= self._at_once:
                 return False
             entry = heapq.heappop(heap)[2]

@@ -185,6 +185,26 @@ def test_first_probes_are_spread_over_turns_and_keep_their_order() -> None:
     run(main)
 
 
+def test_while_the_loop_is_busy_few_are_started() -> None:
+    async def main(loop: VirtualLoop) -> None:
+        bench = Bench(loop, at_once=10_000)
+        probe = bench.probe
+
+        async def costly(target: Target, check: HealthCheck, tls: Tls | None) -> ProbeResult:
+            loop.selector.clock += 0.001  # as much CPU
+            done = await probe(target, check, tls)
+            loop.selector.clock += 0.001
+            return done
+
+        bench.schedule._probe = costly
+        bench.schedule.configure(checks_of(*range(1000)))
+        await for_seconds(bench, (4.0, nothing))
+        assert len(bench.started) == 1000
+        assert bench.most <= 50  # all that are started meanwhile would be 1000: each start costs as much as an end
+
+    run(main)
+
+
 def test_no_more_run_at_a_time_than_allowed_and_those_due_wait_in_order() -> None:
     async def main(loop: VirtualLoop) -> None:
         bench = Bench(loop, takes=1.0, at_once=8)
