@@ -1,0 +1,1 @@
+"""Simulations on a virtual clock: seeded, deterministic, replayed by their number."""
