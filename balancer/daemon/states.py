@@ -6,6 +6,7 @@ health checks may wait for the next tick when others were just sent, so that ten
 messages.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from random import Random
@@ -15,7 +16,7 @@ import msgspec
 import structlog
 
 from balancer.admin.changes import UnknownBackendError
-from balancer.config.model import Config, Pool, ResolvedBackend
+from balancer.config.model import Config, ResolvedBackend
 from balancer.daemon.messages import BackendStates, Outcomes
 from balancer.resilience.health import HealthTracker
 from balancer.resilience.known_backend import Address, BackendFacts, Happening, What
@@ -28,6 +29,7 @@ from balancer.telemetry.registry import Sample
 log = structlog.get_logger()
 
 POOLS_PER_TICK = 500  # looked at in one tick: a few milliseconds
+GAUGES_PER_TICK = 1000  # set after a configuration came into use: a millisecond or two
 TRIAL_PATIENCE = 5.0  # seconds: a worker that has no result of its trial by then may have had no request for it
 
 _RULINGS = frozenset({What.PANIC_BEGAN, What.PANIC_ENDED, What.WENT_DOWN, What.CAME_BACK})
@@ -81,6 +83,7 @@ class States:
         self._welcomed: set[int] = set()
         self._epoch = 0
         self._told_since_tick = False
+        self._gauges: deque[tuple[PoolStandings, str]] = deque()  # backends whose gauge is still to be set
 
     # ---- the configuration
 
@@ -112,7 +115,9 @@ class States:
             happenings = standings.configure(pool, by_pool[pool.name], now, starting=starting)
             self._checks.update(standings.trackers())
             self._happened(standings, happenings)
-            self._set_metrics(pool, standings)
+            self._counted.set(metrics.PANIC, (pool.name,), float(standings.panic))
+        self._gauges = deque((standings, name) for standings in self._pools.values() for name in standings.names)
+        self._set_gauges()
         for slot in self._trials.keys() | {slot for standings in self._pools.values() for slot in standings.trials}:
             self._settle_trial(slot)
         self._send()
@@ -177,6 +182,7 @@ class States:
         for slot, trial in list(self._trials.items()):
             if trial.until <= now:
                 self._offer(slot)
+        self._set_gauges()
         self._send()
         self._told_since_tick = False
 
@@ -319,10 +325,10 @@ class States:
     def _set_up(self, pool: PoolStandings, name: str) -> None:
         self._counted.set(metrics.BACKEND_UP, (pool.name, name), float(pool.is_up(name)))
 
-    def _set_metrics(self, pool: Pool, standings: PoolStandings) -> None:
-        self._counted.set(metrics.PANIC, (pool.name,), float(standings.panic))
-        for backend in pool.backends:
-            self._set_up(standings, backend.name)
+    def _set_gauges(self) -> None:
+        """Set those of a new configuration, a part at a time."""
+        for _ in range(min(len(self._gauges), GAUGES_PER_TICK)):
+            self._set_up(*self._gauges.popleft())
 
     def _forget_metrics(self, config: Config) -> None:
         """Drop the series of pools and backends that are no more."""

@@ -548,3 +548,4 @@ def test_many_pools_are_looked_at_in_turns_and_none_is_forgotten() -> None:
     for _ in range(4):
         fleet.tick()
     assert [fleet.held[0][slot].share for slot in range(count)] == [1.0] * count
+    assert sum(series.current()[0] for some in fleet.counted.series(metrics.BACKEND_UP) for series in some) == count
