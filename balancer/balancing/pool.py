@@ -1,6 +1,5 @@
 """A pool: its backends, who of them may be picked, and the strategy that picks."""
 
-import math
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Protocol, assert_never
 
@@ -13,6 +12,7 @@ from balancer.balancing.strategy import Strategy
 from balancer.balancing.weighted import Weighted
 from balancer.balancing.weighted_random import WeightedRandom
 from balancer.config.model import StrategyName
+from balancer.resilience.slow_start import limit as share_of_limit
 
 if TYPE_CHECKING:
     from random import Random
@@ -145,6 +145,4 @@ class PoolState:
         limit = backend.max_connections
         if limit is None:
             return False
-        if backend.share < 1.0:
-            limit = max(math.ceil(limit * backend.share), 1)
-        return self.loads.total(backend.slot) >= limit
+        return self.loads.total(backend.slot) >= share_of_limit(limit, backend.share)

@@ -329,4 +329,3 @@ class ResolvedBackend(Struct, frozen=True, kw_only=True):
     slot: int
     weight: int = 1
     max_connections: int | None = None
-    backup: bool = False

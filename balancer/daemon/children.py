@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from balancer.clock import monotonic
-from balancer.daemon.messages import Counters, Hello, Message, Ping, Pong, Refused, Start
+from balancer.daemon.messages import Counters, Hello, Message, Outcomes, Ping, Pong, Refused, Start
 from balancer.errors import BalancerError
 from balancer.telemetry.registry import Sample
 from balancer.transport.framed import Channel, ChannelError, Received, RequestTimeoutError, pair
@@ -43,7 +43,11 @@ class Child:
     """
 
     def __init__(
-        self, slot: int, process: "subprocess.Popen[bytes]", counters: Callable[[int, list[Sample]], None]
+        self,
+        slot: int,
+        process: "subprocess.Popen[bytes]",
+        counters: Callable[[int, list[Sample]], None],
+        outcomes: Callable[[int, Outcomes], None],
     ) -> None:
         loop = asyncio.get_running_loop()
         self.slot = slot
@@ -55,6 +59,7 @@ class Child:
         self.channel: Channel[Message]
         self._process = process
         self._counters = counters
+        self._outcomes = outcomes
         self._hello: asyncio.Future[Hello] = loop.create_future()
         self._silenced = asyncio.Event()
         self._pidfd = os.pidfd_open(process.pid)
@@ -130,6 +135,8 @@ class Child:
         message = received.message
         if isinstance(message, Counters):
             self._counters(self.slot, message.samples)
+        elif isinstance(message, Outcomes):
+            self._outcomes(self.slot, message)
         elif isinstance(message, Hello) and not self._hello.done():
             self._hello.set_result(message)
 
@@ -155,7 +162,12 @@ class Child:
         self.ended.set_result(code)
 
 
-def spawn(slot: int, start: Callable[[int], Start], counters: Callable[[int, list[Sample]], None]) -> Child:
+def spawn(
+    slot: int,
+    start: Callable[[int], Start],
+    counters: Callable[[int, list[Sample]], None],
+    outcomes: Callable[[int, Outcomes], None],
+) -> Child:
     """Start the worker of `slot` by exec. `start` makes its orders, given the number of its channel's descriptor.
 
     Raises OSError when there is no room for another process.
@@ -178,7 +190,7 @@ def spawn(slot: int, start: Callable[[int], Start], counters: Callable[[int, lis
         raise
     finally:
         theirs.close()
-    child = Child(slot, process, counters)
+    child = Child(slot, process, counters, outcomes)
     child.channel = Channel(ours, Message, received=child.received, lost=child.lost)
     return child
 

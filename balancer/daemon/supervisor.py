@@ -12,6 +12,7 @@ import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any, TextIO
 
 import structlog
@@ -25,12 +26,14 @@ from balancer.daemon import privileges, runtime_dir
 from balancer.daemon.bindings import Bindings
 from balancer.daemon.children import RefusedError, WorkerError
 from balancer.daemon.files import FilesError, read_files
+from balancer.daemon.health_watch import HealthWatch
 from balancer.daemon.messages import Prepare, ReopenLogs, Start
 from balancer.daemon.privileges import Account, PrivilegeError
 from balancer.daemon.resolve import Resolution, is_name, resolve, with_slots
 from balancer.daemon.runtime_dir import RuntimeDir, RuntimeDirError
 from balancer.daemon.shared_memory import CONNECTION_COLUMNS, SharedMemory, SlotAllocator, SlotsExhaustedError
 from balancer.daemon.shutdown import shut_down
+from balancer.daemon.states import States
 from balancer.daemon.view import View
 from balancer.daemon.workers import Workers
 from balancer.telemetry import events, logs
@@ -81,9 +84,21 @@ class Supervisor:
             plan=self._planned,
             orders=self._orders,
             counters=self._counted,
+            outcomes=lambda slot, message: self._states.outcomes(slot, message),
+            welcome=lambda slot: self._states.welcome(slot),
             gone=self._worker_gone,
         )
         self._view = View(self._workers, self._memory, config)
+        rng = Random()
+        self._states = States(
+            tell=self._workers.tell,
+            workers=lambda: [child.slot for child in self._workers.ready()],
+            counted=self._view.counted,
+            rng=rng,
+            now=monotonic,
+        )
+        self._health = HealthWatch(self._states, rng)
+        self._watching: asyncio.Task[None] | None = None
         self._admin = HttpServer(AdminApi(self._view, token, frozenset(config.admin.hosts)))
 
     async def serve(self, admin: socket.socket, admin_url: str) -> int:
@@ -95,6 +110,8 @@ class Supervisor:
             self._runtime.write(runtime_dir.ADMIN_URL, f"{admin_url}\n")
             return await self._live(admin_url)
         finally:
+            if self._watching is not None:
+                self._watching.cancel()
             self._workers.kill()
             await self._workers.end(_KILLED_WITHIN)
             await self._admin.close()
@@ -117,10 +134,13 @@ class Supervisor:
         except WorkerError as error:
             return _refuse(error, CRASHED)
         self._announce(admin_url)
-        over: set[asyncio.Future[Any]] = {stop, self._workers.failed}
+        assert self._watching is not None  # _start is done
+        over: set[asyncio.Future[Any]] = {stop, self._workers.failed, self._watching}
         await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
         if self._workers.failed.done():
             self._workers.failed.result()  # raises: ours is the fault, and the log shall say where
+        if self._watching.done():
+            self._watching.result()  # the same
         await self._end_in_order()
         return OK
 
@@ -130,6 +150,9 @@ class Supervisor:
         backends = with_slots(self._config, resolution, self._slots, generation=1)
         self._plan = Prepare(1, self._config, backends, self._files)
         self._view.serve_generation(1, backends)
+        self._states.configure(self._config, backends, starting=True)
+        self._health.configure(self._config, backends, self._files)
+        self._watching = asyncio.create_task(self._health.run())
         await self._workers.start()
 
     def _announce(self, admin_url: str) -> None:
@@ -194,6 +217,7 @@ class Supervisor:
 
     def _worker_gone(self, slot: int) -> None:
         self._view.counted.worker_gone(slot)
+        self._states.worker_gone(slot)
 
     def _log_failures(self, resolution: Resolution) -> None:
         for pool in self._config.pools:

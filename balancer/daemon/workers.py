@@ -16,10 +16,12 @@ from balancer.daemon.bindings import Bindings, ListeningSocket
 from balancer.daemon.children import Child, RefusedError, WorkerError, spawn
 from balancer.daemon.messages import (
     PROTOCOL_VERSION,
+    BackendStates,
     Commit,
     Listen,
     ListenOn,
     Message,
+    Outcomes,
     Prepare,
     Start,
     Unlisten,
@@ -58,6 +60,8 @@ class Workers:
         plan: Callable[[], Prepare],
         orders: Callable[[int, int], Start],
         counters: Callable[[int, list[Sample]], None],
+        outcomes: Callable[[int, Outcomes], None],
+        welcome: Callable[[int], BackendStates],
         gone: Callable[[int], None],
     ) -> None:
         self.count = count
@@ -69,6 +73,8 @@ class Workers:
         self._plan = plan
         self._orders = orders
         self._counters = counters
+        self._outcomes = outcomes
+        self._welcome = welcome
         self._gone = gone
         self._children: dict[int, Child] = {}
         self._adopters: dict[int, Child] = {}  # slot without a worker -> who accepts for it
@@ -92,6 +98,12 @@ class Workers:
         """The worker of `slot` serves."""
         child = self._children.get(slot)
         return child is not None and child.ready and child.alive
+
+    def tell(self, slot: int, message: Message) -> None:
+        """Send to the worker of `slot`, if there is one, without waiting."""
+        child = self._children.get(slot)
+        if child is not None and child.alive:
+            child.tell(message)
 
     # ---- starting
 
@@ -124,7 +136,7 @@ class Workers:
     async def _bring_up(self, slot: int) -> None:
         """Start the worker of `slot` and lead it to the point where it serves."""
         try:
-            child = spawn(slot, lambda channel: self._orders(slot, channel), self._counters)
+            child = spawn(slot, lambda channel: self._orders(slot, channel), self._counters, self._outcomes)
         except OSError as error:
             raise WorkerError(f"worker {slot} cannot be started: {error.strerror}") from error
         self._children[slot] = child
@@ -134,6 +146,7 @@ class Workers:
             raise WorkerError(f"worker {slot} speaks version {hello.version} of the control protocol")
         plan = self._plan()
         await child.request(plan, timeout=PREPARE_TIMEOUT)
+        child.tell(self._welcome(slot))
         await child.request(Commit(plan.generation), timeout=COMMAND_TIMEOUT)
         await self._take_back(slot)
         await self._listen(child, self._bindings.of_slot(slot))

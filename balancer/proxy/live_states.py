@@ -6,6 +6,8 @@ forgets who is ejected, nor refills a budget, nor drops who waits.
 
 from collections.abc import Iterable
 
+import msgspec
+
 from balancer.balancing.backend import BackendState, LoadTable
 from balancer.clock import monotonic
 from balancer.config import model
@@ -78,7 +80,7 @@ class LiveStates:
 
     def _apply(self, changes: Iterable[Standing], *, all_pools: bool = False) -> None:
         touched: dict[str, None] = {}
-        for standing in changes:
+        for standing in list(changes):
             backend = self._backends.get(standing.slot)
             if backend is None:
                 continue
@@ -89,6 +91,8 @@ class LiveStates:
             trials = self._plans[backend.pool].state.trials
             if standing.trial and backend not in trials:
                 trials.append(backend)
+                # A reload replays standings: it must not offer the one request again.
+                self._standings[standing.slot] = msgspec.structs.replace(standing, trial=False)
             elif not standing.trial and backend in trials:
                 trials.remove(backend)
         now = monotonic()
