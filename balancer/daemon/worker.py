@@ -166,7 +166,7 @@ class Worker:
             case Unlisten(keys):
                 server = self._serving()
                 for key in keys:
-                    await server.unlisten(self._keys.pop(key))
+                    await server.doors.unlisten(self._keys.pop(key))
                 return Done()
             case Drain() as message:
                 await self._drain(message)
@@ -217,7 +217,7 @@ class Worker:
             loads,
             inbox=socket.socket(fileno=start.inbox),
             outlets=[socket.socket(fileno=outlet) for outlet in start.outlets],
-            take=server.adopt,
+            take=server.doors.adopt,
         )
 
     def _commit(self, generation: int) -> Message:

@@ -240,6 +240,8 @@ class Downstream(asyncio.Protocol):
         """Take the requests that `data` begins with, as far as they can be taken now."""
         offset = 0
         listener = self.listener
+        if listener.outdated:
+            listener = self.server.leftovers.take_over(self)
         limits = listener.limits
         exchange = self.exchange
         if exchange is None:

@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import itertools
 import socket
-import ssl
 from collections.abc import Mapping, Sequence
 from random import Random
 
@@ -14,29 +13,26 @@ from balancer.balancing.backend import BackendState, LoadTable
 from balancer.clock import DateField, monotonic
 from balancer.config import model
 from balancer.errors import CLIENT_CONNECTIONS, CONNECTIONS, SHUTDOWN, Outcome
+from balancer.proxy.building import Building, Steps, Tls, at_once, in_slices
 from balancer.proxy.connections import BackendConnections
+from balancer.proxy.doors import Doors
 from balancer.proxy.downstream import IN_TUNNEL, Downstream
 from balancer.proxy.exchange import Exchange
+from balancer.proxy.leftovers import Leftovers, let_go
 from balancer.proxy.live_states import LiveStates
 from balancer.proxy.outcomes import OutcomeReports
-from balancer.proxy.report import BackendCounters
-from balancer.proxy.snapshot import Snapshot, build_snapshot
+from balancer.proxy.snapshot import ListenerPlan, Snapshot
 from balancer.proxy.upstream import Upstream
 from balancer.telemetry import events, metrics
 from balancer.telemetry.access_log import AccessLog
 from balancer.telemetry.registry import Cells, Registry
-from balancer.transport import sockets
-from balancer.transport.handover import Handover, SocketServer
+from balancer.transport.handover import Handover
 from balancer.transport.timers import Deadlines, TimerWheel
 
 log = structlog.get_logger()
 
-BACKLOG = 4096  # nginx 511, HAProxy its maxconn; the kernel caps it at net.core.somaxconn, 4096 by default
 GOODBYE_SECONDS = 0.5  # an idle connection is read for so long after our FIN at shutdown
 REFUSED_LINGERING = 128  # refused clients that may stay to read their answer; from the descriptors kept in reserve
-HANDSHAKES_SPARE = 64  # beyond the budget, of the same reserve, so that clients over it can be told so over TLS
-QUEUE_SECONDS = 2.0  # at most, to empty an accept queue that nothing enters any more
-QUEUE_POLL = 0.005
 
 
 class ProxyServer:
@@ -72,6 +68,8 @@ class ProxyServer:
         self.deadlines = Deadlines()
         self.deadlines.start(self.loop)
         self.reports = OutcomeReports(self.loop)
+        self.doors = Doors(self)
+        self.leftovers = Leftovers(self)
         self.live = LiveStates(retry_tokens or LoadTable([0] * len(loads.own)), self.deadlines)
         self.closing = False
         self.via = b""
@@ -79,12 +77,8 @@ class ProxyServer:
         self.downstreams: set[Downstream] = set()
         self._snapshot: Snapshot | None = None
         self.handover: Handover | None = None  # set where there are other workers
-        self._listening: dict[int, tuple[str, asyncio.Server | SocketServer, socket.socket]] = {}
-        self._keys = itertools.count(1)
         self._per_client: dict[tuple[str, str], int] = {}
         self._refused_open = 0
-        self._handshakes = 0
-        self._greetings: set[asyncio.Task[None]] = set()
         self._id_prefix = b"%016x" % self.rng.getrandbits(64)
         self._ids = itertools.count(1)
         self._all_gone = asyncio.Event()
@@ -98,31 +92,68 @@ class ProxyServer:
         return self._snapshot
 
     def prepare(
-        self, config: model.Config, backends: Sequence[model.ResolvedBackend], files: Mapping[str, bytes]
+        self,
+        config: model.Config,
+        backends: Sequence[model.ResolvedBackend],
+        files: Mapping[str, bytes],
+        *,
+        generation: int = 0,
+        columns: Mapping[str, int] | None = None,
     ) -> Snapshot:
-        """Compile a generation beside the running one. Raises ValueError naming what cannot be used."""
-        return build_snapshot(
+        """Compile a generation beside the running one. Raises ValueError naming what cannot be used.
+
+        `columns` are the listeners' in the table of connections; by default they are numbered from 1.
+        """
+        return at_once(self._building(config, backends, files, generation, columns or {}))
+
+    async def prepare_in_slices(
+        self,
+        config: model.Config,
+        backends: Sequence[model.ResolvedBackend],
+        files: Mapping[str, bytes],
+        *,
+        generation: int,
+        columns: Mapping[str, int],
+    ) -> Snapshot:
+        """The same while the running one serves. One at a time."""
+        return await in_slices(self._building(config, backends, files, generation, columns))
+
+    def _building(
+        self,
+        config: model.Config,
+        backends: Sequence[model.ResolvedBackend],
+        files: Mapping[str, bytes],
+        generation: int,
+        columns: Mapping[str, int],
+    ) -> Steps:
+        return Building(
             config,
             backends,
             files,
+            generation=generation,
+            columns=columns,
+            old=self._snapshot,
+            draining=self.leftovers.backends(),
             loads=self.loads,
             registry=self.registry,
             rng=self.rng,
-            old={} if self._snapshot is None else self._snapshot.backends,
-            prepare=self._prepare_backend,
-        )
+            connect=self._new_connections,
+        ).steps()
 
     def commit(self, snapshot: Snapshot) -> None:
-        """Serve from `snapshot` from now on; exchanges under way keep what they began with."""
+        """Serve from `snapshot`, the last one prepared, from now on; exchanges under way keep what they began with."""
+        old = self._snapshot
         self.via = _pseudonym(snapshot.config)
+        for update in snapshot.updates:
+            update.apply()
+        snapshot.updates.clear()
         self.live.take_over(snapshot)
         self._snapshot = snapshot
+        if old is not None:
+            self.leftovers.replaced(old, snapshot, monotonic())
 
-    def _prepare_backend(
-        self, pool: model.Pool, backend: BackendState, tls: tuple[ssl.SSLContext, str | None] | None
-    ) -> None:
-        backend.counters = BackendCounters(self.registry, backend.pool, backend.name)
-        backend.connections = BackendConnections(
+    def _new_connections(self, pool: model.Pool, backend: BackendState, tls: Tls | None) -> BackendConnections:
+        return BackendConnections(
             backend,
             keepalive=pool.keepalive,
             timeouts=pool.timeouts,
@@ -136,70 +167,9 @@ class ProxyServer:
         jitter = 0.9 + 0.2 * self.rng.random()  # so that a fleet of connections does not age out at once
         return Upstream(connections, connections.max_age * jitter)
 
-    # Listening.
-
     async def listen(self, listener: str, bind: model.Bind, sock: socket.socket) -> int:
-        """Accept on `sock`, which is bound, for `listener`. Returns a key for `unlisten`."""
-        plan = self.snapshot.listeners[listener]
-
-        def accepted() -> Downstream:
-            return Downstream(self, self.snapshot.listeners[listener])
-
-        handover = self.handover
-        factory = accepted if handover is None else handover.door(listener, accepted)
-        server: asyncio.Server | SocketServer
-        if plan.tls is not None:
-            sock.listen(BACKLOG)
-            if handover is not None:
-                server = handover.accept(listener, sock, _accept_failed)
-            else:
-                server = SocketServer(sock, lambda connection: self._greet(listener, connection), _accept_failed)
-        elif bind.path:
-            server = await self.loop.create_unix_server(factory, sock=sock, backlog=BACKLOG)
-        else:
-            server = await self.loop.create_server(factory, sock=sock, backlog=BACKLOG)
-        key = next(self._keys)
-        self._listening[key] = (listener, server, sock)
-        return key
-
-    async def adopt(self, listener: str, connection: socket.socket) -> None:
-        """Serve a connection that is accepted already, by us or by another worker. Raises OSError (TLS among it)."""
-        plan = self.snapshot.listeners.get(listener)
-        if plan is None:  # the worker that gave it is a generation behind
-            connection.close()
-            return
-        if plan.tls is None:
-            await self.loop.connect_accepted_socket(lambda: Downstream(self, plan), connection)
-            return
-        # `admit` sees a connection only when its handshake is done: until then it is counted here.
-        if self.connections.own[0] + self._handshakes >= self.connection_budget + HANDSHAKES_SPARE:
-            self._cells(metrics.LIMIT_REJECTIONS, "descriptors")[0] += 1
-            connection.close()  # nothing can be said to it yet
-            return
-        self._handshakes += 1
-        try:
-            await self.loop.connect_accepted_socket(
-                lambda: Downstream(self, plan), connection, ssl=plan.tls, ssl_handshake_timeout=plan.timeouts.head
-            )
-        finally:
-            self._handshakes -= 1
-
-    def _greet(self, listener: str, connection: socket.socket) -> None:
-        """Adopt a connection that begins with TLS, in a task of its own."""
-        task = self.loop.create_task(self._adopt_or_close(listener, connection))
-        self._greetings.add(task)
-        task.add_done_callback(self._greetings.discard)
-
-    async def _adopt_or_close(self, listener: str, connection: socket.socket) -> None:
-        try:
-            await self.adopt(listener, connection)
-        except OSError:
-            connection.close()  # the client went away meanwhile, or its handshake failed
-
-    async def unlisten(self, key: int) -> None:
-        """Stop accepting on one socket without waiting for its queue: another process goes on with it."""
-        _, server, _ = self._listening.pop(key)
-        server.close()
+        """Accept on `sock`, which is bound, for `listener`. Returns a key for `doors.unlisten`."""
+        return await self.doors.listen(listener, bind, sock)
 
     # Connections.
 
@@ -208,16 +178,12 @@ class ProxyServer:
         self.last_accept = now
         plan = downstream.listener
         own = self.connections.own
-        own[0] += 1
-        own[plan.column] += 1
         plan.gauge[0] += 1
         self.downstreams.add(downstream)
         limits = plan.limits
-        if limits.max_connections_per_client is not None and downstream.peer:
-            key = (plan.name, downstream.peer)
-            count = self._per_client[key] = self._per_client.get(key, 0) + 1
-            if count > limits.max_connections_per_client:
-                return self._rejected(downstream, "max_connections_per_client", CLIENT_CONNECTIONS)
+        count = self._take_place(downstream)
+        if limits.max_connections_per_client is not None and count > limits.max_connections_per_client:
+            return self._rejected(downstream, "max_connections_per_client", CLIENT_CONNECTIONS)
         if own[0] > self.connection_budget:
             return self._rejected(downstream, "descriptors", CONNECTIONS)
         total = self.snapshot.config.max_connections
@@ -239,6 +205,7 @@ class ProxyServer:
 
     def released(self, downstream: Downstream) -> None:
         """A client connection is gone."""
+        let_go(downstream)
         downstream.listener.gauge[0] -= 1
         self.downstreams.discard(downstream)
         if downstream.refused:
@@ -247,6 +214,28 @@ class ProxyServer:
             self._leave_place(downstream)
         if not self.downstreams:
             self._all_gone.set()
+
+    def move(self, downstream: Downstream, plan: ListenerPlan) -> None:
+        """A client connection goes on with another plan of its listener; it is not refused for that."""
+        if not downstream.refused:
+            self._leave_place(downstream)
+        downstream.listener.gauge[0] -= 1
+        downstream.listener = plan
+        plan.gauge[0] += 1
+        if not downstream.refused:
+            self._take_place(downstream)
+
+    def _take_place(self, downstream: Downstream) -> int:
+        """Count it towards the limits. Returns its client's connections, 0 where they are not counted."""
+        plan = downstream.listener
+        own = self.connections.own
+        own[0] += 1
+        own[plan.column] += 1
+        if plan.limits.max_connections_per_client is None or not downstream.peer:
+            return 0
+        key = (plan.name, downstream.peer)
+        count = self._per_client[key] = self._per_client.get(key, 0) + 1
+        return count
 
     def _leave_place(self, downstream: Downstream) -> None:
         """It no longer counts towards a limit."""
@@ -299,7 +288,7 @@ class ProxyServer:
         """Bring gauges that are not kept at every change up to date. O(backends)."""
         if self._snapshot is None:
             return
-        for backend in self._snapshot.backends.values():
+        for backend in (*self._snapshot.backends.values(), *self.leftovers.backends().values()):
             connections: BackendConnections = backend.connections
             for state, value in (("active", connections.active), ("idle", len(connections.idle))):
                 self._cells(metrics.UPSTREAM_CONNECTIONS, backend.pool, backend.name, state)[0] = value
@@ -308,7 +297,8 @@ class ProxyServer:
         """Exchanges and tunnels under way in this process. O(backends)."""
         if self._snapshot is None:
             return 0
-        return sum(self.loads.own[backend.slot] for backend in self._snapshot.backends.values())
+        backends = (*self._snapshot.backends.values(), *self.leftovers.backends().values())
+        return sum(self.loads.own[backend.slot] for backend in backends)
 
     # Stopping: the phases of balancer/daemon/shutdown.py.
 
@@ -319,20 +309,7 @@ class ProxyServer:
     async def stop_listening(self) -> None:
         """Phase 2: let nothing new into the queues, accept what is in them, close; FIN to idle connections."""
         self.closing = True
-        listening = list(self._listening.values())
-        self._listening.clear()
-        for _, _, sock in listening:
-            sockets.refuse_new(sock)
-        give_up = monotonic() + QUEUE_SECONDS
-        while any(sockets.queued(sock) for _, _, sock in listening) and monotonic() < give_up:
-            await asyncio.sleep(QUEUE_POLL)
-        last = []
-        for listener, server, sock in listening:
-            # Where new ones cannot be refused, they may still come: no turn of the loop between last look and close.
-            last += [self.adopt(listener, connection) for connection in sockets.accept_all(sock)]
-            server.close()
-        await asyncio.gather(*last, return_exceptions=True)  # an OSError: that client is gone
-        await asyncio.sleep(QUEUE_POLL)  # what was accepted last is now a connection
+        await self.doors.close()
         for downstream in list(self.downstreams):
             downstream.say_goodbye(GOODBYE_SECONDS)
 
@@ -359,10 +336,6 @@ class ProxyServer:
                 await self._all_gone.wait()
         except TimeoutError:
             return  # the caller ends what is left
-
-
-def _accept_failed(error: OSError) -> None:
-    log.warning(events.LIBRARY_LOGGED, logger="accept", message=str(error))
 
 
 def _pseudonym(config: model.Config) -> bytes:

@@ -1,20 +1,22 @@
 """The configuration compiled for the data path: immutable, replaced by one reference assignment.
 
-A client connection keeps the plan of its listener as it was when the connection came, until that is replaced;
-an exchange keeps the route it began with. Contexts, patterns and counters are looked up here, once, never per
-request.
+A client connection keeps the plan of its listener until that is replaced and nothing goes on; an exchange keeps the
+route it began with. Contexts, patterns and counters are looked up here, once, never per request. What is equal in two
+generations is the same object in both (`proxy.building`), so a small change makes little that is new. What a pool's
+members are, and in what state, is no part of a plan: `PoolState` and `BackendState` outlive generations.
 """
 
 import math
 import ssl
 from asyncio import BaseTransport
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_network
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from balancer.balancing.backend import Address, BackendState, LoadTable
-from balancer.balancing.pool import PoolState, make_strategy
+from balancer.balancing.backend import Address, BackendState
+from balancer.balancing.pool import PoolState
+from balancer.balancing.strategy import Strategy
 from balancer.config import model
 from balancer.http1.forwarding import Edit, Networks
 from balancer.http1.message import RequestHead
@@ -26,12 +28,8 @@ from balancer.routing.redirect import location
 from balancer.routing.rewrite import rewrite_target
 from balancer.routing.table import RoutingTable
 from balancer.telemetry import metrics
-from balancer.telemetry.access_log import escape, head_of
+from balancer.telemetry.access_log import head_of
 from balancer.telemetry.registry import Cells, Registry
-from balancer.transport.tls import client_context, server_context
-
-if TYPE_CHECKING:
-    from random import Random
 
 SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS"))
 
@@ -57,7 +55,8 @@ class PoolPlan:
         "tunnel_idle",
     )
 
-    def __init__(self, pool: model.Pool, state: PoolState) -> None:
+    def __init__(self, pool: model.Pool, state: PoolState, strategy: Strategy) -> None:
+        """`strategy`: the one that `state` has once this plan is in use."""
         self.name = pool.name
         self.state = state
         self.retry = None if pool.retry is None else RetryRule(pool.retry)
@@ -65,20 +64,11 @@ class PoolPlan:
         self.line: WaitingLine | None = None
         self.first_byte = math.inf if pool.timeouts.first_byte is None else pool.timeouts.first_byte
         self.attempt_timeout = pool.timeouts.attempt
-        self.strategy = state.strategy
-        self.counts_attempts = state.counts_attempts
+        self.strategy = strategy
+        self.counts_attempts = strategy.counts_attempts
         self.tunnel_idle = pool.tunnel_idle
         self.backend_host = pool.host == "backend"
         self.host = None if pool.host in ("keep", "backend") else pool.host.encode("ascii")
-
-
-def _host_field(address: Address, host: str, *, tls: bool) -> bytes:
-    """The Host value that names a backend: as written, with its port unless that is the scheme's own."""
-    if address.path:
-        return b"localhost"
-    text = f"[{host}]" if ":" in host else host
-    encoded = text.encode("ascii") if text.isascii() else text.encode("idna")
-    return encoded if address.port == (443 if tls else 80) else encoded + b":%d" % address.port
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +168,7 @@ def _editor(edits: model.HeaderEdits) -> Edit | None:
 
 
 class ListenerPlan:
-    """A listener with what its connections need."""
+    """A listener with what its connections need. `outdated`: it is of a generation that was replaced."""
 
     __slots__ = (
         "bytes_in",
@@ -192,6 +182,7 @@ class ListenerPlan:
         "log_head",
         "name",
         "networks",
+        "outdated",
         "scheme",
         "table",
         "timeouts",
@@ -203,13 +194,14 @@ class ListenerPlan:
         self,
         listener: model.Listener,
         column: int,
-        routes: Sequence[tuple[model.Match, RoutePlan]],
+        table: RoutingTable[RoutePlan],
         tls: ssl.SSLContext | None,
         registry: Registry,
     ) -> None:
         self.name = listener.name
         self.column = column  # in the table of connections that workers share; 0 is the sum of all listeners
-        self.table = RoutingTable(routes)
+        self.table = table
+        self.outdated = False
         self.tls = tls
         self.scheme = b"http" if tls is None else b"https"
         self.limits = listener.limits
@@ -230,63 +222,29 @@ class ListenerPlan:
         return name[1] if isinstance(name, tuple) else 0
 
 
+BackendKey = tuple[str, str, Address]
+"""A backend's identity: pool, name, address."""
+
+
+class Update(Protocol):
+    """A change of something that outlives generations."""
+
+    def apply(self) -> None:
+        """Make it. Called once, when the generation comes into use."""
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One generation of the configuration, ready to serve."""
+    """One generation of the configuration, ready to serve once its `updates` are made.
+
+    `routes` are by listener and route, `contexts` by what they were made of: for the next generation to take over.
+    """
 
     config: model.Config
     listeners: Mapping[str, ListenerPlan]
     pools: Mapping[str, PoolPlan]
-    backends: Mapping[tuple[str, str, Address], BackendState]
-
-
-Prepare = Callable[[model.Pool, BackendState, "tuple[ssl.SSLContext, str | None] | None"], None]
-
-
-def build_snapshot(
-    config: model.Config,
-    resolved: Sequence[model.ResolvedBackend],
-    files: Mapping[str, bytes],
-    *,
-    loads: LoadTable,
-    registry: Registry,
-    rng: "Random",
-    old: Mapping[tuple[str, str, Address], BackendState],
-    prepare: Prepare,
-) -> Snapshot:
-    """Compile `config`. `old` backends keep their identity; `prepare` gives each backend its connections.
-
-    Raises ValueError with a text that names the file or value that cannot be used.
-    """
-    backends: dict[tuple[str, str, Address], BackendState] = {}
-    pools: dict[str, PoolPlan] = {}
-    by_pool: dict[str, list[model.ResolvedBackend]] = {pool.name: [] for pool in config.pools}
-    for entry in resolved:
-        by_pool[entry.pool].append(entry)
-    for pool in config.pools:
-        context = client_context(pool.tls, files) if pool.tls is not None else None
-        members = []
-        for entry in by_pool[pool.name]:
-            address = Address(*entry.address)
-            key = (entry.pool, entry.name, address)
-            backend = old.get(key) or BackendState(pool=entry.pool, name=entry.name, address=address, slot=entry.slot)
-            backend.weight = entry.weight
-            backend.max_connections = entry.max_connections
-            backend.host = entry.host
-            backend.log_name = escape(entry.name)
-            backend.host_field = _host_field(address, entry.host, tls=pool.tls is not None)
-            name = pool.tls.server_name if pool.tls is not None else None
-            prepare(pool, backend, None if context is None else (context, name or entry.host or "localhost"))
-            backends[key] = backend
-            members.append(backend)
-        strategy = make_strategy(pool.strategy, loads, rng)
-        pools[pool.name] = PoolPlan(pool, PoolState(pool.name, strategy, members, loads))
-    routes = {route.name: route for route in config.routes}
-    listeners = {}
-    for column, listener in enumerate(config.listeners, start=1):
-        plans = [
-            (routes[name].match, RoutePlan(routes[name], listener.name, pools, registry)) for name in listener.routes
-        ]
-        tls = server_context(listener.tls, files, check_time=False) if listener.tls is not None else None
-        listeners[listener.name] = ListenerPlan(listener, column, plans, tls, registry)
-    return Snapshot(config, listeners, pools, backends)
+    backends: Mapping[BackendKey, BackendState]
+    generation: int
+    routes: Mapping[tuple[str, str], RoutePlan]
+    contexts: Mapping[Hashable, ssl.SSLContext]
+    updates: list[Update]

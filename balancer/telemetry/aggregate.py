@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from prometheus_client import ProcessCollector
 
 from balancer.telemetry.metrics import FAMILIES, Kind
-from balancer.telemetry.registry import CELL_COUNTS, Sample
+from balancer.telemetry.registry import CELL_COUNTS, SLICE, Known, Sample
 
 SUPERVISOR = -1  # stands where a worker's number would, for gauges that the supervisor sets itself
 
@@ -82,6 +82,19 @@ class Aggregate:
         by_labels = self._series[family].get(self._pool_of(family, labels))
         if by_labels is not None:
             by_labels.pop(labels, None)
+
+    def forget(self, known: Known) -> Iterator[None]:
+        """Forget every series that is not known. Pauses after every pool of a family, and every 1000 series of one."""
+        for family, by_pool in self._series.items():
+            for pool, by_labels in list(by_pool.items()):
+                for place, labels in enumerate(list(by_labels), start=1):
+                    if not known.has(family, labels):
+                        by_labels.pop(labels, None)
+                    if place % SLICE == 0:
+                        yield
+                if not by_labels and by_pool.get(pool) is by_labels:
+                    del by_pool[pool]
+                yield
 
     def values(self, family: str, labels: tuple[str, ...]) -> list[float]:
         """The cells of one series as its kind lays them out; zeros when nothing was reported."""

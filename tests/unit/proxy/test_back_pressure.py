@@ -44,7 +44,12 @@ def make_downstream(left: int = 0) -> tuple[Downstream, FakeTransport]:
         wheel=TimerWheel(monotonic()), loads=SimpleNamespace(own=[0]), closing=False, released=lambda _: None
     )
     listener: Any = SimpleNamespace(
-        timeouts=ListenerTimeouts(send=30.0), limits=ListenerLimits(), tls=None, bytes_in=[0], half_close=False
+        timeouts=ListenerTimeouts(send=30.0),
+        limits=ListenerLimits(),
+        tls=None,
+        bytes_in=[0],
+        half_close=False,
+        outdated=False,
     )
     downstream = Downstream(server, listener)
     transport = FakeTransport(left)

@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 from random import Random
 
-from balancer.balancing.backend import LoadTable
+from balancer.balancing.backend import BackendState, LoadTable
 from balancer.config.model import Backend, Config, Pool, ResolvedBackend, Retry
+from balancer.proxy.building import Building, Tls, at_once
+from balancer.proxy.connections import BackendConnections
 from balancer.proxy.live_states import LiveStates
-from balancer.proxy.snapshot import Snapshot, build_snapshot
+from balancer.proxy.snapshot import Snapshot
+from balancer.proxy.upstream import Upstream
 from balancer.resilience.standing import Standing
 from balancer.telemetry.registry import Registry
-from balancer.transport.timers import Deadlines
+from balancer.transport.timers import Deadlines, TimerWheel
 
 
 def snapshot(names: Sequence[str], *, old: Snapshot | None = None, limit: int | None = None) -> Snapshot:
@@ -20,16 +23,41 @@ def snapshot(names: Sequence[str], *, old: Snapshot | None = None, limit: int | 
         ResolvedBackend(pool="web", name=name, host="h", address=("127.0.0.1", ord(name), ""), slot=ord(name) - 97)
         for name in names
     ]
-    return build_snapshot(
-        config,
-        resolved,
-        {},
-        loads=LoadTable([0] * 26),
-        registry=Registry(),
-        rng=Random(1),
-        old={} if old is None else old.backends,
-        prepare=lambda *_: None,
+    registry = Registry()
+
+    def connect(pool: Pool, backend: BackendState, tls: Tls | None) -> BackendConnections:
+        return BackendConnections(
+            backend,
+            keepalive=pool.keepalive,
+            timeouts=pool.timeouts,
+            tls=tls,
+            registry=registry,
+            wheel=TimerWheel(),
+            factory=never,
+        )
+
+    built = at_once(
+        Building(
+            config,
+            resolved,
+            {},
+            generation=1,
+            columns={},
+            old=old,
+            draining={},
+            loads=LoadTable([0] * 26),
+            registry=registry,
+            rng=Random(1),
+            connect=connect,
+        ).steps()
     )
+    for update in built.updates:
+        update.apply()
+    return built
+
+
+def never(connections: BackendConnections) -> Upstream:
+    raise AssertionError("nobody connects here")
 
 
 def live() -> LiveStates:

@@ -2,9 +2,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from balancer.config.model import Backend, Config, Pool
 from balancer.telemetry import metrics
 from balancer.telemetry.aggregate import Aggregate, read_process
-from balancer.telemetry.registry import Registry, Sample
+from balancer.telemetry.registry import Known, Registry, Sample
 
 
 def total(aggregate: Aggregate, family: str, *labels: str) -> float:
@@ -117,3 +118,19 @@ def test_the_process_families_are_read_from_this_process() -> None:
     assert total(aggregate, metrics.PROCESS_RESIDENT) > 1e6
     assert total(aggregate, metrics.PROCESS_OPEN_FDS) >= 3
     assert total(aggregate, metrics.PROCESS_CPU) > 0
+
+
+def test_series_that_the_configuration_no_longer_has_are_forgotten() -> None:
+    config = Config(listeners=(), routes=(), pools=(Pool(name="web", backends=(Backend(name="a"),)),))
+    aggregate = Aggregate()
+    for pool, backend in [("web", "a"), ("web", "b"), ("old", "a")]:
+        aggregate.add(0, [Sample(metrics.UPSTREAM_CONNECTS, (pool, backend, "ok"), [1])])
+        aggregate.set(metrics.BACKEND_WEIGHT, (pool, backend), 1)
+    for _ in aggregate.forget(Known(config, [("web", "b")])):
+        pass
+    assert aggregate.pools() == {"web"}
+    shown = [series.labels for part in aggregate.series(metrics.UPSTREAM_CONNECTS) for series in part]
+    assert shown == [("web", "a", "ok"), ("web", "b", "ok")]
+    for _ in aggregate.forget(Known(config)):
+        pass
+    assert [series.labels for part in aggregate.series(metrics.BACKEND_WEIGHT) for series in part] == [("web", "a")]

@@ -1,5 +1,6 @@
+from balancer.config.model import Backend, Config, Listener, Pool, PoolAction, Route
 from balancer.telemetry import metrics
-from balancer.telemetry.registry import Registry, Sample
+from balancer.telemetry.registry import Known, Registry, Sample
 
 
 def test_a_list_is_the_same_object_at_every_call() -> None:
@@ -57,3 +58,88 @@ def test_a_list_made_between_two_slices_is_told_next_time() -> None:
     registry.cells(metrics.STALE_CONNECTIONS, "b")[0] = 3
     assert list(slices) == []
     assert [sample.labels for sample in registry.changes()] == [("b",)]
+
+
+# ---- what the configuration no longer has
+
+
+CONFIG = Config(
+    listeners=(Listener(name="in", bind=()),),
+    routes=(Route(name="all", action=PoolAction(pool="web")),),
+    pools=(Pool(name="web", backends=(Backend(name="a"), Backend(name="b"))),),
+)
+KNOWN = [
+    (metrics.REQUESTS, ("in", "all", "web")),
+    (metrics.REQUESTS, ("in", "-", "-")),
+    (metrics.REQUEST_DURATION, ("all",)),
+    (metrics.RETRIES, ("web", "reset")),
+    (metrics.BACKEND_REQUESTS, ("web", "a")),
+    (metrics.UPSTREAM_CONNECTS, ("web", "b", "ok")),
+    (metrics.TERMINATIONS, ("in", "client", "done", "why")),
+    (metrics.LIMIT_REJECTIONS, ("descriptors",)),
+    (metrics.ACCESS_LOG_DROPPED, ()),
+]
+UNKNOWN = [
+    (metrics.REQUESTS, ("out", "all", "web")),
+    (metrics.REQUESTS, ("in", "gone", "web")),
+    (metrics.REQUESTS, ("in", "all", "gone")),
+    (metrics.REQUEST_DURATION, ("gone",)),
+    (metrics.RETRIES, ("gone", "reset")),
+    (metrics.BACKEND_REQUESTS, ("web", "c")),
+    (metrics.BACKEND_REQUESTS, ("gone", "a")),
+    (metrics.UPSTREAM_CONNECTS, ("web", "c", "ok")),
+    (metrics.TERMINATIONS, ("out", "client", "done", "why")),
+]
+
+
+def forget(registry: Registry, known: Known) -> None:
+    for _ in registry.forget(known):
+        pass
+
+
+def test_series_stay_that_the_configuration_names_and_no_others() -> None:
+    known = Known(CONFIG)
+    assert [row for row in KNOWN if not known.has(*row)] == []
+    assert [row for row in UNKNOWN if known.has(*row)] == []
+
+
+def test_a_removed_backend_with_work_under_way_keeps_its_series() -> None:
+    known = Known(CONFIG, [("web", "c"), ("gone", "a")])
+    assert known.has(metrics.BACKEND_REQUESTS, ("web", "c"))
+    assert known.has(metrics.STALE_CONNECTIONS, ("gone",))
+    assert not known.has(metrics.BACKEND_REQUESTS, ("web", "d"))
+
+
+def test_what_is_forgotten_tells_its_last_change_and_then_nothing() -> None:
+    registry = Registry()
+    for row in KNOWN + UNKNOWN:
+        registry.cells(row[0], *row[1])
+    registry.changes()
+    registry.cells(metrics.BACKEND_REQUESTS, "web", "c")[2] += 3
+    forget(registry, Known(CONFIG))
+    assert [(sample.family, sample.labels) for sample in registry.changes()] == [
+        (metrics.BACKEND_REQUESTS, ("web", "c"))
+    ]
+    assert {(family, labels) for family, labels in registry._cells} == set(KNOWN)
+    assert set(registry._told) == set(KNOWN)
+    assert registry.changes() == []
+
+
+def test_what_comes_back_before_that_stays_the_same_list() -> None:
+    registry = Registry()
+    cells = registry.cells(metrics.BACKEND_REQUESTS, "web", "c")
+    registry.changes()
+    forget(registry, Known(CONFIG))
+    assert registry.cells(metrics.BACKEND_REQUESTS, "web", "c") is cells
+    cells[2] = 1
+    assert [sample.values[2] for sample in registry.changes()] == [1]
+    assert registry.cells(metrics.BACKEND_REQUESTS, "web", "c") is cells
+
+
+def test_a_list_that_is_forgotten_and_comes_back_counts_from_nothing() -> None:
+    registry = Registry()
+    registry.cells(metrics.BACKEND_REQUESTS, "web", "c")[2] = 5
+    forget(registry, Known(CONFIG))
+    assert [sample.values[2] for sample in registry.changes()] == [5]
+    registry.cells(metrics.BACKEND_REQUESTS, "web", "c")[2] = 2
+    assert [sample.values[2] for sample in registry.changes()] == [2], "the sum of both is what came in all"
