@@ -75,6 +75,7 @@ GATES = (
     Gate("get64", "CPU per request to the better peer", "x", 1.9, _against_better, aim=1.5),
     Gate("get64_varying", "varying fields to identical ones", "x", 1.05, _against_own("identical", "varying")),
     Gate("get64_log", "access log on to off", "x", 1.25, _against_own("off", "log"), aim=1.15),
+    Gate("get64_guarded", "with all that watches backends to without", "x", 1.08, _against_own("bare", "guarded")),
     Gate("get1m", "CPU per request to HAProxy", "x", 1.0, _against_haproxy),
     Gate("idle", "resident memory per idle connection", "B", 6 * 1024, _own),
 )

@@ -15,12 +15,17 @@ from loadtest.processes import RunError, free_port, running, said, wait_listenin
 from loadtest.templates import fill
 
 OURS = "balancer"
-VARIANTS = ("log", "buffers")  # an access log to a file; larger buffers, for the peers only
+# An access log to a file; larger buffers, for the peers only; without and with all that watches backends, ours only.
+VARIANTS = ("log", "buffers", "bare", "guarded")
 _READY_SECONDS = 20.0
 _NGINX_BUFFERS = (
     "proxy_buffer_size 64k; proxy_buffers 4 256k; proxy_busy_buffers_size 512k; proxy_max_temp_file_size 0;"
     " client_body_buffer_size 256k;"
 )
+_GUARDS = {
+    "bare": "outlier_detection: off\n    retry: off",
+    "guarded": "outlier_detection: {}\n    retry: {}\n    health_check: {type: tcp, interval: 1s, timeout: 900ms}",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +91,7 @@ def _haproxy(site: Site, folder: Path, variant: str) -> Iterator[RunningProxy]:
 @contextmanager
 def _balancer(site: Site, folder: Path, variant: str) -> Iterator[RunningProxy]:
     access = str(folder / "access.log") if variant == "log" else "off"
-    values = site.values() | {"RUNTIME": folder / "runtime", "ACCESS": access}
+    values = site.values() | {"RUNTIME": folder / "runtime", "ACCESS": access, "GUARDS": _GUARDS.get(variant, "")}
     config = fill("peers/bench_balancer.yaml", folder / "balancer.yaml", values)
     argv = [sys.executable, "-m", "balancer", "run", str(config)]
     with running(argv, core=site.core, folder=folder, stdout=subprocess.PIPE) as process:

@@ -70,7 +70,9 @@ def measure(workload: Workload, plan: Plan, site: Site, progress: Progress) -> l
 
 def modes(workload: Workload, proxy: str) -> tuple[str, ...]:
     """The modes in which `proxy` takes part."""
-    return workload.modes if proxy == OURS else workload.modes + workload.peers_also
+    if proxy == OURS:
+        return workload.modes
+    return () if workload.ours_only else workload.modes + workload.peers_also
 
 
 def _variant(row: Row) -> str:

@@ -18,6 +18,7 @@ class Workload:
     request: Request | None
     modes: tuple[str, ...] = ("",)
     peers_also: tuple[str, ...] = ()  # further modes of nginx and HAProxy
+    ours_only: bool = False
 
 
 _ALL = (
@@ -39,6 +40,13 @@ _ALL = (
     Workload("connect", "GET of 64 B, a new connection for each", Request("/64", connection="close")),
     Workload("tls", "GET of 64 B over TLS 1.3, kept alive", Request("/64", tls=True)),
     Workload("get64_log", "GET of 64 B without and with an access log to a file", Request("/64"), ("off", "log")),
+    Workload(
+        "get64_guarded",
+        "GET of 64 B without and with health checks, ejection, retries and their budget",
+        Request("/64"),
+        ("bare", "guarded"),
+        ours_only=True,
+    ),
     Workload("idle", "1,000 idle keep-alive clients after one request each", None),
 )
 WORKLOADS: dict[str, Workload] = {workload.name: workload for workload in _ALL}
