@@ -56,7 +56,8 @@ class PoolState:
     while no eligible backend has a limit or starts slowly, so that a pool costs nothing beyond its strategy.
     `counts_attempts`: whether the strategy wants to hear of attempts (`strategy.started`, `strategy.finished`).
     The caller raises and lowers the backend's cell of `loads` in any case.
-    `trials`: backends that wait for one real request, whoever is eligible. `down`: nobody is usable.
+    `trials`: backends that wait for one real request, whoever is eligible, since `trials_since`. `down`: nobody is
+    usable.
     """
 
     __slots__ = (
@@ -72,6 +73,7 @@ class PoolState:
         "pick",
         "strategy",
         "trials",
+        "trials_since",
     )
 
     pick: Pick
@@ -85,6 +87,7 @@ class PoolState:
         self.counts_attempts = strategy.counts_attempts
         self.down = False
         self.trials: list[BackendState] = []
+        self.trials_since = 0.0
         self.rebuild()
 
     def rebuild(self) -> None:

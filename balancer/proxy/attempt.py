@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from balancer.proxy.snapshot import PoolPlan
 
 REPLAY_BYTES = 64 * 1024  # what is kept of a request to send it again; pingora's and linkerd's figure
+TRIAL_PATIENCE = 1.0  # seconds that a trial waits for a request that would lose nothing
 _NOBODY: frozenset[BackendState] = frozenset()
 _ATTEMPT_LINE = re.compile(rb"\r\nX-Balancer-Attempt:[^\r]*", re.IGNORECASE)
 
@@ -90,7 +91,7 @@ class Attempt:
         if budget is not None:
             budget.requests += 1
         backend = None
-        if state.trials and self._may_try_out():
+        if state.trials and self._may_try_out(now):
             backend = state.trials.pop()
             self._trial = True
         if backend is None:
@@ -101,10 +102,13 @@ class Attempt:
         self._start(backend, now)
         return None
 
-    def _may_try_out(self) -> bool:
-        """A request that can be sent again elsewhere is the one to try a backend out with; without retries, any."""
+    def _may_try_out(self, now: float) -> bool:
+        """A request that can be sent again elsewhere is the one to try a backend out with; if none comes, any."""
         exchange = self._exchange
-        return self._pool.retry is None or (exchange.repeatable and not exchange.uploading)
+        pool = self._pool
+        if pool.retry is None or (exchange.repeatable and not exchange.uploading):
+            return True
+        return now - pool.state.trials_since > TRIAL_PATIENCE
 
     def _wait(self, now: float) -> bool:
         line = self._pool.line

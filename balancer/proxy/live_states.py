@@ -73,12 +73,14 @@ class LiveStates:
         changes = list(changes)
         self._standings.update((standing.slot, standing) for standing in changes)
         before, self._down = self._down, frozenset(down)
-        self._apply(changes)
         for name in before ^ self._down:
             if name in self._plans:
                 self._plans[name].state.down = name in self._down
+        self._apply(changes)
 
     def _apply(self, changes: Iterable[Standing], *, all_pools: bool = False) -> None:
+        for name, plan in self._plans.items() if all_pools else ():
+            plan.state.down = name in self._down
         touched: dict[str, None] = {}
         for standing in list(changes):
             backend = self._backends.get(standing.slot)
@@ -88,22 +90,20 @@ class LiveStates:
             backend.weight = standing.weight
             backend.share = standing.share
             touched[backend.pool] = None
-            trials = self._plans[backend.pool].state.trials
-            if standing.trial and backend not in trials:
-                trials.append(backend)
+            state = self._plans[backend.pool].state
+            if standing.trial and backend not in state.trials:
+                state.trials.append(backend)
+                state.trials_since = monotonic()
                 # A reload replays standings: it must not offer the one request again.
                 self._standings[standing.slot] = msgspec.structs.replace(standing, trial=False)
-            elif not standing.trial and backend in trials:
-                trials.remove(backend)
+            elif not standing.trial and backend in state.trials:
+                state.trials.remove(backend)
         now = monotonic()
         for name in touched:
             plan = self._plans[name]
             plan.state.rebuild()
             if plan.line is not None and len(plan.line):
                 plan.line.wake(now)
-        if all_pools:
-            for name, plan in self._plans.items():
-                plan.state.down = name in self._down
 
     def each_second(self, now: float) -> None:
         """Deposit into the budgets. O(pools)."""

@@ -57,12 +57,13 @@ class WaitingLine:
             if not exchange.attempt.try_turn(self._pool, now):
                 break
             waiting.pop(exchange, None)
+        state = self._pool.state
         while waiting:
             exchange, until = next(iter(waiting.items()))
-            if until > now:
+            if state.eligible and until > now:
                 break
             del waiting[exchange]
-            exchange.fail(QUEUE_TIMEOUT)
+            exchange.fail(QUEUE_TIMEOUT if state.eligible else state.explain(now))
 
     def _keep_ticking(self, now: float) -> None:
         if not self._ticking:

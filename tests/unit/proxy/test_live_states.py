@@ -133,3 +133,14 @@ def test_a_budget_and_a_line_are_the_same_after_a_reload() -> None:
     unlimited = snapshot("ab")
     live().take_over(unlimited)
     assert unlimited.pools["web"].line is None, "nobody can be full, so nobody waits"
+
+
+def test_a_used_trial_is_not_offered_again_by_a_reload() -> None:
+    states = live()
+    first = snapshot("ab")
+    states.take_over(first)
+    states.told([Standing(1, eligible=False, weight=1, trial=True)], ())
+    assert first.pools["web"].state.trials.pop().name == "b"
+    second = snapshot("abc", old=first)
+    states.take_over(second)
+    assert not second.pools["web"].state.trials
