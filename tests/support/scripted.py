@@ -211,6 +211,7 @@ class Origin:
 
     def __init__(self, *, tls: ssl.SSLContext | None = None, path: Path | None = None, host: str = "127.0.0.1") -> None:
         self.scripts: dict[str, Script] = {}
+        self.fallback: Script | None = None  # for paths without a script of their own
         self.heads: set[str] = set()
         self.requests: list[Message] = []
         self.talks: list[Talk] = []
@@ -264,7 +265,7 @@ class Origin:
         if path not in self.heads:
             request = talk._with_body(request, until_close=False)
         self.requests.append(request)
-        script = self.scripts.get(path)
+        script = self.scripts.get(path, self.fallback)
         if script is not None:
             return bool(script(talk, request))
         told = {"line": request.line, "fields": request.fields, "body": request.body.decode("latin-1")}
