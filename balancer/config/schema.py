@@ -112,8 +112,9 @@ class File(Base):
     admin: Admin = key(Admin, description="The admin API.")
     watch: Boolean = key(
         False,
-        description="Reload when the file has changed, once it is complete. false: a half-done edit is nobody's wish; "
-        "SIGHUP says when.",
+        description="Reload when the file has changed and then stayed the same for half a second, whether it was "
+        "written in place, replaced, or reached by a link that now leads elsewhere. false: a half-done edit is "
+        "nobody's wish; SIGHUP says when.",
     )
     shutdown_delay: Annotated[float, duration("0s", "1h")] = key(
         "5s",
