@@ -47,12 +47,17 @@ class Ready(Struct, frozen=True, tag=True):
 
 
 class Prepare(Struct, frozen=True, tag=True):
-    """Build this generation beside the one in use. `files` holds the TLS files by their path in the config."""
+    """Build this generation beside the one in use. `files` holds the TLS files by their path in the config.
+
+    `columns`: each listener's in the table of connections. `rows`: the worker slots that are in use.
+    """
 
     generation: int
     config: Config
     backends: tuple[ResolvedBackend, ...]
     files: dict[str, bytes] = {}
+    columns: dict[str, int] = {}
+    rows: tuple[int, ...] = ()
 
 
 class Prepared(Struct, frozen=True, tag=True):
@@ -145,7 +150,7 @@ class Listen(Struct, frozen=True, tag=True):
 
 
 class Unlisten(Struct, frozen=True, tag=True):
-    """Stop accepting on these sockets and close your descriptors; what they have accepted stays."""
+    """Stop accepting on these sockets and close your descriptors; what was accepted, or is in the queues, stays."""
 
     keys: tuple[int, ...]
 

@@ -6,9 +6,9 @@ each whole; rows start on cache lines of their own, so that workers do not slow 
 """
 
 import os
-from collections.abc import Iterable, MutableSequence, Sequence
+from collections.abc import Callable, Hashable, Iterable, MutableSequence, Sequence
 from enum import IntEnum
-from typing import cast
+from typing import Generic, TypeVar, cast
 
 from balancer.balancing.backend import LoadTable
 from balancer.errors import BalancerError
@@ -16,7 +16,8 @@ from balancer.transport import memfd
 
 CELL = 8
 _LINE = 64  # bytes of a cache line
-CONNECTION_COLUMNS = 256  # column 0 counts all client connections, column i+1 those of the i-th listener
+CONNECTION_COLUMNS = 256  # column 0 counts all client connections, the others those of one listener each
+ROWS_MIN = 16  # reloads may raise the number of workers so far without a new memory
 BACKEND_COLUMNS_MIN = 1024  # reloads may add backends to a small file without a new memory
 
 
@@ -31,9 +32,11 @@ class Area(IntEnum):
     ACCEPTING = 5  # written by the supervisor alone: 1 in a row whose worker accepts connections
     GIVEN = 6  # connections handed to the worker of each column so far (transport.handover)
     TAKEN = 7  # ... and taken from it; both go on counting for a slot's next worker, as its inbox goes on
+    OLDEST = 8  # the oldest generation of which the worker uses something; 0 = it has none yet
 
 
 _KEPT = (Area.GIVEN, Area.TAKEN)
+_SINGLE = (Area.ACCEPTING, Area.OLDEST)
 
 
 class SharedMemory:
@@ -56,6 +59,7 @@ class SharedMemory:
             at += self._strides[area] * rows
         if at > len(self._cells):
             raise ValueError(f"the shared memory has {len(self._cells)} cells where {at} are due")
+        self._all_rows = {area: [self.row(area, row) for row in range(rows)] for area in Area}
 
     @classmethod
     def create(cls, *, rows: int, backends: int) -> "SharedMemory":
@@ -71,9 +75,13 @@ class SharedMemory:
         start = self._starts[area] + row * self._strides[area]
         return self._cells[start : start + self._columns(area)]
 
-    def table(self, area: Area, own: int) -> LoadTable:
-        """The area as the worker of row `own` uses it: its own row to write, all other rows to read."""
-        return LoadTable(self.writable(area, own), [self.row(area, row) for row in range(self.rows) if row != own])
+    def table(self, area: Area, own: int, rows: Iterable[int] | None = None) -> LoadTable:
+        """The area as the worker of row `own` uses it: its own row to write, the other `rows` (all) to read."""
+        return LoadTable(self.writable(area, own), self.others(area, own, rows))
+
+    def others(self, area: Area, own: int, rows: Iterable[int] | None = None) -> list[memoryview]:
+        """These rows (all) of an area, without `own`."""
+        return [self._all_rows[area][row] for row in (range(self.rows) if rows is None else rows) if row != own]
 
     def writable(self, area: Area, row: int) -> MutableSequence[int]:
         """A row to write: a memoryview of int64 is all that is needed, though it is not registered as such."""
@@ -85,7 +93,7 @@ class SharedMemory:
 
     def total(self, area: Area, column: int) -> int:
         """The sum of a column. O(rows)."""
-        return sum(self.row(area, row)[column] for row in range(self.rows))
+        return sum([row[column] for row in self._all_rows[area]])
 
     def clear_row(self, row: int) -> None:
         """Zero a dead worker's row, but what counts on. Only when its process is reaped: nobody else writes it then."""
@@ -106,7 +114,7 @@ class SharedMemory:
 def _columns(area: Area, rows: int, backend_columns: int) -> int:
     if area is Area.CONNECTIONS:
         return CONNECTION_COLUMNS
-    if area is Area.ACCEPTING:
+    if area in _SINGLE:
         return 1
     return rows if area in _KEPT else backend_columns
 
@@ -120,58 +128,86 @@ Identity = tuple[str, str, tuple[str, int, str]]  # pool, backend name, address
 
 
 class SlotsExhaustedError(BalancerError):
-    """More different backends are in use at once than the shared memory has columns for."""
+    """More different backends or listeners are in use at once than the shared memory has columns for."""
 
 
-class SlotAllocator:
-    """Which backend has which column. Pure: generations come and go, a column is never two backends' at once.
+K = TypeVar("K", bound=Hashable)
 
-    A backend keeps its column while any generation that knows it is alive; only then is the column free again.
+
+class Allocator(Generic[K]):
+    """Who has which number below `capacity`. Pure: generations come and go, a number is never two names' at once.
+
+    A name keeps its number while any generation that knows it is alive, and then until its number is not busy.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, what: str = "backends") -> None:
         self._capacity = capacity
-        self._slots: dict[Identity, int] = {}
-        self._users: dict[Identity, int] = {}  # how many living generations know it
-        self._generations: dict[int, tuple[Identity, ...]] = {}
+        self._what = what
+        self._slots: dict[K, int] = {}
+        self._names: dict[K, K] = {}  # each name once, however many generations know it
+        self._users: dict[K, int] = {}  # how many living generations know it
+        self._leaving: set[K] = set()  # known to none
+        self._generations: dict[int, tuple[K, ...]] = {}
         self._free: list[int] = []
         self._next = 0
 
-    def take(self, generation: int, identities: Iterable[Identity]) -> list[int]:
-        """The slots for a generation's backends, in their order. Raises SlotsExhaustedError and then takes nothing."""
-        wanted = list(identities)
+    def take(self, generation: int, names: Iterable[K]) -> list[int]:
+        """The numbers for a generation's names, in their order. Raises SlotsExhaustedError and then takes nothing."""
+        wanted = list(names)
         if generation in self._generations:
             raise ValueError(f"generation {generation} has its slots already")
-        new = [identity for identity in dict.fromkeys(wanted) if identity not in self._slots]
+        distinct = dict.fromkeys(wanted)
+        new = [name for name in distinct if name not in self._slots]
         left = self._capacity - self._next + len(self._free)
         if len(new) > left:
             raise SlotsExhaustedError(
-                f"{len(new)} new backends, but only {left} of {self._capacity} slots are free;"
+                f"{len(new)} new {self._what}, but only {left} of {self._capacity} slots are free;"
                 " restart to raise the number"
             )
-        for identity in new:
-            self._slots[identity] = self._free.pop() if self._free else self._claim()
-        distinct = tuple(dict.fromkeys(wanted))
-        for identity in distinct:
-            self._users[identity] = self._users.get(identity, 0) + 1
-        self._generations[generation] = distinct
-        return [self._slots[identity] for identity in wanted]
+        for name in new:
+            self._names[name] = name
+            self._slots[name] = self._free.pop() if self._free else self._claim()
+        for name in distinct:
+            self._users[name] = self._users.get(name, 0) + 1
+        self._leaving.difference_update(distinct)
+        self._generations[generation] = tuple(self._names[name] for name in distinct)
+        return [self._slots[name] for name in wanted]
 
-    def release(self, generation: int) -> list[int]:
-        """No worker uses this generation any more. Returns the slots that became free. O(its backends)."""
-        freed = []
-        for identity in self._generations.pop(generation):
-            self._users[identity] -= 1
-            if not self._users[identity]:
-                del self._users[identity]
-                freed.append(self._slots.pop(identity))
+    def release(self, generation: int, busy: Callable[[int], bool] = lambda _: False) -> list[int]:
+        """Nobody uses this generation any more. Returns the numbers that became free. O(its names)."""
+        for name in self._generations.pop(generation):
+            self._users[name] -= 1
+            if not self._users[name]:
+                del self._users[name]
+                self._leaving.add(name)
+        return self.sweep(busy)
+
+    def sweep(self, busy: Callable[[int], bool]) -> list[int]:
+        """Free the numbers that no generation knows and that are not `busy`; returns them. O(those that wait)."""
+        gone = [name for name in self._leaving if not busy(self._slots[name])]
+        self._leaving.difference_update(gone)
+        freed = [self._slots.pop(name) for name in gone]
+        for name in gone:
+            del self._names[name]
         self._free.extend(freed)
         return freed
 
     def living(self) -> Sequence[int]:
-        """The generations that hold slots."""
+        """The generations that hold numbers."""
         return list(self._generations)
+
+    def names(self) -> Sequence[K]:
+        """Every name that has a number."""
+        return list(self._slots)
+
+    def settled(self) -> bool:
+        """Whether one generation alone has all the numbers."""
+        return len(self._generations) < 2 and not self._leaving
 
     def _claim(self) -> int:
         self._next += 1
         return self._next - 1
+
+
+SlotAllocator = Allocator[Identity]
+"""Which backend has which column of the areas that are by backend."""

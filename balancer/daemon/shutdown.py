@@ -10,8 +10,9 @@ import structlog
 from balancer.clock import monotonic
 from balancer.config.model import Config
 from balancer.daemon.bindings import Bindings
+from balancer.daemon.lending import COMMAND_TIMEOUT
 from balancer.daemon.messages import Drain
-from balancer.daemon.workers import COMMAND_TIMEOUT, Workers
+from balancer.daemon.workers import Workers
 from balancer.telemetry import events
 from balancer.transport.framed import ChannelError
 from balancer.transport.sockets import refuse_new

@@ -20,21 +20,26 @@ import uvloop
 
 from balancer import __version__
 from balancer.admin.api import AdminApi
+from balancer.admin.changes import ReloadResult
 from balancer.clock import monotonic
 from balancer.config.model import Config, Listener
 from balancer.daemon import privileges, runtime_dir
 from balancer.daemon.bindings import Bindings
 from balancer.daemon.children import RefusedError, WorkerError
+from balancer.daemon.columns import Columns
 from balancer.daemon.files import FilesError, read_files
 from balancer.daemon.health_watch import HealthWatch
-from balancer.daemon.messages import Prepare, ReopenLogs, Start
+from balancer.daemon.loader import Loader
+from balancer.daemon.messages import LogLevel, Prepare, ReopenLogs, Start
 from balancer.daemon.privileges import Account, PrivilegeError
-from balancer.daemon.resolve import Resolution, is_name, resolve, with_slots
+from balancer.daemon.reload import Reloader
+from balancer.daemon.resolve import is_name
 from balancer.daemon.runtime_dir import RuntimeDir, RuntimeDirError
-from balancer.daemon.shared_memory import CONNECTION_COLUMNS, SharedMemory, SlotAllocator, SlotsExhaustedError
+from balancer.daemon.shared_memory import CONNECTION_COLUMNS, ROWS_MIN, SharedMemory, SlotsExhaustedError
 from balancer.daemon.shutdown import shut_down
 from balancer.daemon.states import States
 from balancer.daemon.view import View
+from balancer.daemon.watch import Watch
 from balancer.daemon.workers import Workers
 from balancer.telemetry import events, logs
 from balancer.telemetry.registry import Sample
@@ -56,6 +61,7 @@ class Supervisor:
     def __init__(
         self,
         config: Config,
+        config_path: str,
         *,
         bindings: Bindings,
         runtime: RuntimeDir,
@@ -70,10 +76,8 @@ class Supervisor:
         self._out = out
         # A name may have several addresses, and each is a backend with a slot.
         backends = sum(16 if is_name(backend) else 1 for pool in config.pools for backend in pool.backends)
-        self._memory = SharedMemory.create(rows=config.workers, backends=backends)
-        self._inboxes = [handover.pair() for _ in range(config.workers)]
-        self._slots = SlotAllocator(self._memory.backend_columns)
-        self._plan: Prepare | None = None
+        self._memory = SharedMemory.create(rows=max(config.workers, ROWS_MIN), backends=backends)
+        self._inboxes = [handover.pair() for _ in range(self._memory.rows)]
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._workers = Workers(
@@ -81,7 +85,7 @@ class Supervisor:
             bindings=bindings,
             memory=self._memory,
             inboxes=self._inboxes,
-            plan=self._planned,
+            plan=lambda: self._reloader.plan,
             orders=self._orders,
             counters=self._counted,
             outcomes=lambda slot, message: self._states.outcomes(slot, message),
@@ -99,6 +103,17 @@ class Supervisor:
         )
         self._health = HealthWatch(self._states, rng)
         self._watching: asyncio.Task[None] | None = None
+        self._columns = Columns(self._memory, self._view.counted, self._view.pull)
+        self._reloader = Reloader(
+            loader=Loader(config_path),
+            workers=self._workers,
+            bindings=bindings,
+            columns=self._columns,
+            in_use=self._in_use,
+            ended=self._view.reload_ended,
+        )
+        self._watch = Watch(config_path, self._reload_later, lambda: self._config.watch)
+        self._reloads: set[asyncio.Task[Any]] = set()
         self._admin = HttpServer(AdminApi(self._view, token, frozenset(config.admin.hosts)))
 
     async def serve(self, admin: socket.socket, admin_url: str) -> int:
@@ -112,6 +127,7 @@ class Supervisor:
         finally:
             if self._watching is not None:
                 self._watching.cancel()
+            self._reloader.close()
             self._workers.kill()
             await self._workers.end(_KILLED_WITHIN)
             await self._admin.close()
@@ -145,15 +161,50 @@ class Supervisor:
         return OK
 
     async def _start(self) -> None:
-        resolution = await resolve(self._config)
-        self._log_failures(resolution)
-        backends = with_slots(self._config, resolution, self._slots, generation=1)
-        self._plan = Prepare(1, self._config, backends, self._files)
-        self._view.serve_generation(1, backends)
-        self._states.configure(self._config, backends, starting=True)
-        self._health.configure(self._config, backends, self._files)
-        self._watching = asyncio.create_task(self._health.run())
+        await self._reloader.start(self._config, self._files, self._workers.slots)
+        self._watching = asyncio.create_task(self._attend())
         await self._workers.start()
+
+    async def _attend(self) -> None:
+        """What goes on as long as the daemon lives."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._health.run())
+            tasks.create_task(self._watch.run())
+            tasks.create_task(self._columns.tidy(self._current, self._workers.oldest_in_use))
+
+    # ---- the configuration
+
+    def _in_use(self, plan: Prepare) -> None:
+        """Every worker has this generation ready and is about to use it; what is told to them here arrives first."""
+        log_before, self._config = self._config.log, plan.config
+        self._view.serve_generation(plan.generation, plan.config, plan.backends)
+        self._states.configure(plan.config, plan.backends, starting=plan.generation == 1)
+        self._health.configure(plan.config, plan.backends, plan.files)
+        level = plan.config.log.level
+        if level != log_before.level:
+            logs.set_level(level)
+            for child in self._workers.living():
+                child.tell(LogLevel(level))
+
+    async def reload(self, *, dry_run: bool = False) -> ReloadResult:
+        """Read the configuration again and put it to use, or tell what would change."""
+        return await self._reloader.reload(dry_run=dry_run)
+
+    def _reload_later(self) -> None:
+        """Somebody who waits for no answer asks for a reload."""
+        if self._stop.is_set():
+            return
+        task = asyncio.ensure_future(self._reloader.reload())
+        self._reloads.add(task)
+        task.add_done_callback(self._reload_ended)
+
+    def _reload_ended(self, task: "asyncio.Task[ReloadResult]") -> None:
+        self._reloads.discard(task)
+        if not task.cancelled() and task.exception() is not None and not self._workers.failed.done():
+            self._workers.failed.set_exception(task.exception() or RuntimeError("unknown"))
+
+    def _current(self) -> tuple[int, Config]:
+        return self._reloader.plan.generation, self._reloader.plan.config
 
     def _announce(self, admin_url: str) -> None:
         """The lines that tell people and scripts that we are ready, and where."""
@@ -168,6 +219,7 @@ class Supervisor:
 
     async def _end_in_order(self) -> None:
         self._view.draining = True
+        self._reloader.close()
         now = asyncio.ensure_future(self._stop_now.wait())
         orderly = asyncio.ensure_future(shut_down(self._config, self._workers, self._bindings))
         await asyncio.wait({now, orderly}, return_when=asyncio.FIRST_COMPLETED)
@@ -182,7 +234,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop_requested, number)
-        loop.add_signal_handler(signal.SIGHUP, lambda: log.warning(events.RELOAD_UNSUPPORTED))
+        loop.add_signal_handler(signal.SIGHUP, self._hung_up)
         loop.add_signal_handler(signal.SIGUSR1, self._reopen_logs)
 
     def _stop_requested(self, number: signal.Signals) -> None:
@@ -190,15 +242,15 @@ class Supervisor:
         log.info(events.DAEMON_STOPPING, signal=number.name, phase="at once" if again else "begin")
         (self._stop_now if again else self._stop).set()
 
+    def _hung_up(self) -> None:
+        if self._view.ready:  # else it is about to read the file that it was started with
+            self._reload_later()
+
     def _reopen_logs(self) -> None:
         for child in self._workers.living():
             child.tell(ReopenLogs())
 
     # ---- what the workers need and tell
-
-    def _planned(self) -> Prepare:
-        assert self._plan is not None  # _start sets it before the first worker is there to ask
-        return self._plan
 
     def _orders(self, slot: int, channel: int) -> Start:
         return Start(
@@ -218,15 +270,8 @@ class Supervisor:
     def _worker_gone(self, slot: int) -> None:
         self._view.counted.worker_gone(slot)
         self._states.worker_gone(slot)
-
-    def _log_failures(self, resolution: Resolution) -> None:
-        for pool in self._config.pools:
-            for backend in pool.backends:
-                error = resolution.failures.get(backend.host)
-                if error is not None:
-                    log.warning(
-                        events.NAME_FAILED, pool=pool.name, backend=backend.name, host=backend.host, error=error
-                    )
+        if slot not in self._workers.slots:
+            self._view.forget_worker(slot)
 
 
 def run(config: Config, config_path: str, out: TextIO | None = None) -> int:
@@ -261,7 +306,14 @@ def run(config: Config, config_path: str, out: TextIO | None = None) -> int:
             opened.callback(admin.remove_files)
             _change_user(config, account, runtime, (bindings, admin))
             new = functools.partial(
-                Supervisor, config, bindings=bindings, runtime=runtime, files=files, token=token, out=out or sys.stdout
+                Supervisor,
+                config,
+                config_path,
+                bindings=bindings,
+                runtime=runtime,
+                files=files,
+                token=token,
+                out=out or sys.stdout,
             )
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 return runner.run(_serve(new, admin))

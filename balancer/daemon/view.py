@@ -5,6 +5,7 @@ import platform
 from collections.abc import Sequence
 
 from balancer import __version__
+from balancer.admin.changes import ReloadResult
 from balancer.admin.status import PoolStatus, pool_statuses
 from balancer.config.model import Config, ResolvedBackend
 from balancer.daemon.children import Child
@@ -15,6 +16,7 @@ from balancer.telemetry import metrics
 from balancer.telemetry.aggregate import Aggregate, read_process
 from balancer.transport.framed import ChannelError
 
+RELOAD_RESULTS = ("ok", "refused")
 PULL_TIMEOUT = 0.25  # a scrape waits so long for a worker and then shows what it pushed last
 
 
@@ -30,14 +32,24 @@ class View:
         self._config = config
         self._generation = 0
         self._by_pool: dict[str, list[ResolvedBackend]] = {}
+        for result in RELOAD_RESULTS:
+            self.counted.set(metrics.CONFIG_RELOADS, (result,), 0)
+        self.counted.set(metrics.CONFIG_LAST_RELOAD_SUCCESS, (), 1)
         self.counted.set(metrics.BUILD_INFO, (__version__, platform.python_version()), 1)
 
-    def serve_generation(self, generation: int, backends: Sequence[ResolvedBackend]) -> None:
-        """A configuration is in use from now on, with these addresses."""
+    def serve_generation(self, generation: int, config: Config, backends: Sequence[ResolvedBackend]) -> None:
+        """A configuration is in use from now on, with these addresses. O(backends)."""
         self._generation = generation
+        self._config = config
         self._by_pool = {pool.name: [] for pool in self._config.pools}
         for backend in backends:
             self._by_pool[backend.pool].append(backend)
+
+    def reload_ended(self, result: ReloadResult) -> None:
+        """Count it."""
+        labels = (RELOAD_RESULTS[0 if result.ok else 1],)
+        self.counted.set(metrics.CONFIG_RELOADS, labels, self.counted.values(metrics.CONFIG_RELOADS, labels)[0] + 1)
+        self.counted.set(metrics.CONFIG_LAST_RELOAD_SUCCESS, (), float(result.ok))
 
     def readiness(self) -> str | None:
         """None when ready, else why not."""
@@ -53,9 +65,9 @@ class View:
 
     async def aggregate(self) -> Aggregate:
         """The sum of all workers, pulled now (250 ms at most), with the supervisor's own values set."""
-        await asyncio.gather(*(self._pull(child) for child in self._workers.ready()))
+        await self.pull()
         counted = self.counted
-        for slot in range(self._workers.count):
+        for slot in self._workers.slots:
             counted.set(metrics.WORKER_UP, (str(slot),), float(self._workers.is_up(slot)))
         for child in self._workers.ready():
             counted.set(metrics.LOOP_LAG, (str(child.slot),), child.last_pong.loop_lag)
@@ -71,6 +83,15 @@ class View:
         await self.aggregate()
         backends = (backend for pool in self._by_pool.values() for backend in pool)
         return await pool_statuses(self._config, backends, self.counted, self._in_flight)
+
+    async def pull(self) -> None:
+        """Hear what all workers have counted, 250 ms at most."""
+        await asyncio.gather(*(self._pull(child) for child in self._workers.ready()))
+
+    def forget_worker(self, slot: int) -> None:
+        """A worker ended and is not replaced."""
+        self.counted.remove(metrics.WORKER_UP, (str(slot),))
+        self.counted.remove(metrics.LOOP_LAG, (str(slot),))
 
     async def _pull(self, child: Child) -> None:
         try:

@@ -7,7 +7,6 @@ channel ends (the supervisor is dead) it finishes what it has within 5 seconds a
 
 import asyncio
 import contextlib
-import gc
 import os
 import signal
 import socket
@@ -49,13 +48,14 @@ from balancer.daemon.messages import (
 )
 from balancer.daemon.privileges import connection_budget
 from balancer.daemon.shared_memory import Area, SharedMemory
+from balancer.daemon.worker_setup import ignore_signals, settle_memory
 from balancer.errors import ConfigError
 from balancer.proxy.outcomes import FailureReport, SuccessReport
 from balancer.proxy.server import ProxyServer
 from balancer.proxy.snapshot import Snapshot
 from balancer.telemetry import events, logs, metrics
 from balancer.telemetry.access_log import AccessLog
-from balancer.telemetry.registry import Registry
+from balancer.telemetry.registry import Known, Registry
 from balancer.transport.framed import Channel, ChannelError, Received
 from balancer.transport.handover import Handover, Loads
 
@@ -75,12 +75,17 @@ class Worker:
         self._start = start
         self._loop = asyncio.get_running_loop()
         self._memory = SharedMemory(start.memory, rows=start.rows, backend_columns=start.backend_columns)
+        self._tokens = self._memory.table(Area.RETRY_TOKENS, start.worker, ())
         self._registry = Registry()
         self._access_log: AccessLog | None = None
         self._server: ProxyServer | None = None
         self._handover: Handover | None = None
-        self._prepared: tuple[int, Snapshot] | None = None
+        self._prepared: tuple[Prepare, Snapshot] | None = None
+        self._rows: tuple[int, ...] = ()
         self._generation = 0
+        self._oldest = 0
+        self._building = asyncio.Lock()  # what is built, and what is tidied up, begins from what is known then
+        self._series_due = False  # there may be series that nothing has any more
         self._keys: dict[int, int] = {}  # the supervisor's key of a socket -> the server's
         self._commands: asyncio.Queue[Received[Message]] = asyncio.Queue()
         self._lag = 0.0
@@ -156,11 +161,12 @@ class Worker:
     async def _carry_out(self, received: Received[Message]) -> Message | None:
         match received.message:
             case Prepare() as message:
-                return self._prepare(message)
+                return await self._prepare(message)
             case Commit(generation):
                 return self._commit(generation)
             case Abort():
                 self._prepared = None
+                self._series_due = True
             case Listen() as message:
                 return await self._listen(message, received.descriptors)
             case Unlisten(keys):
@@ -175,29 +181,39 @@ class Worker:
                 raise ChannelError(f"a worker does not understand {type(other).__name__}")
         return None
 
-    def _prepare(self, message: Prepare) -> Message:
-        try:
-            if self._server is None:
-                self._server = self._new_server(message.config)
-            snapshot = self._server.prepare(message.config, message.backends, message.files)
-        except ConfigError as error:
-            return Refused(tuple(str(problem) for problem in error.problems))
-        except (ValueError, OSError) as error:
-            return Refused((str(error),))
-        self._prepared = (message.generation, snapshot)
+    async def _prepare(self, message: Prepare) -> Message:
+        async with self._building:
+            try:
+                snapshot = await self._build(message)
+            except ConfigError as error:
+                self._series_due = True
+                return Refused(tuple(str(problem) for problem in error.problems))
+            except (ValueError, OSError) as error:
+                self._series_due = True
+                return Refused((str(error),))
+            self._prepared = (message, snapshot)
         return Prepared(message.generation)
+
+    async def _build(self, message: Prepare) -> Snapshot:
+        config, backends, files = message.config, message.backends, message.files
+        generation, columns = message.generation, message.columns
+        server = self._server
+        if server is None:  # nobody is served yet: in one go
+            server = self._server = self._new_server(config)
+            return server.prepare(config, backends, files, generation=generation, columns=columns)
+        return await server.prepare_in_slices(config, backends, files, generation=generation, columns=columns)
 
     def _new_server(self, config: Config) -> ProxyServer:
         if config.log.access != "off":
             self._access_log = AccessLog(config.log.access, self._lines_dropped)
         server = ProxyServer(
             worker=self._start.worker,
-            loads=self._memory.table(Area.IN_FLIGHT, self._start.worker),
-            connections=self._memory.table(Area.CONNECTIONS, self._start.worker),
+            loads=self._memory.table(Area.IN_FLIGHT, self._start.worker, ()),
+            connections=self._memory.table(Area.CONNECTIONS, self._start.worker, ()),
             registry=self._registry,
             access_log=self._access_log,
             connection_budget=connection_budget(),
-            retry_tokens=self._memory.table(Area.RETRY_TOKENS, self._start.worker),
+            retry_tokens=self._tokens,
         )
         server.reports.tell = self._tell_outcomes
         if self._start.rows > 1:
@@ -221,12 +237,31 @@ class Worker:
         )
 
     def _commit(self, generation: int) -> Message:
-        if self._prepared is None or self._prepared[0] != generation:
+        if self._prepared is None or self._prepared[0].generation != generation:
             return Refused((f"generation {generation} was not prepared",))
-        self._serving().commit(self._prepared[1])
+        (message, snapshot), self._prepared = self._prepared, None
+        server = self._serving()
+        self._use_rows(server, message.rows)
+        server.commit(snapshot)
         self._generation = generation
-        self._prepared = None
+        self._tell_oldest(server.leftovers.oldest)
         return Done()
+
+    def _use_rows(self, server: ProxyServer, rows: tuple[int, ...]) -> None:
+        """These workers' loads count from now on."""
+        if rows == self._rows:
+            return
+        self._rows = rows
+        own = self._start.worker
+        server.loads.others = self._memory.others(Area.IN_FLIGHT, own, rows)
+        server.connections.others = self._memory.others(Area.CONNECTIONS, own, rows)
+        self._tokens.others = self._memory.others(Area.RETRY_TOKENS, own, rows)
+        if self._handover is not None:
+            self._handover.giving = len(rows) > 1 and not server.closing
+        server.rebuild_pools()
+
+    def _tell_oldest(self, generation: int) -> None:
+        self._memory.row(Area.OLDEST, self._start.worker)[0] = generation
 
     async def _listen(self, message: Listen, descriptors: list[int]) -> Message:
         server = self._serving()
@@ -235,7 +270,7 @@ class Worker:
             self._keys[each.key] = await server.listen(each.listener, each.bind, sock)
         if not self._settled:
             self._settled = True
-            _settle_memory()
+            settle_memory()
             if self._handover is not None:
                 self._handover.start()
         return Ready(self._generation)
@@ -290,9 +325,25 @@ class Worker:
     async def _push_counters(self) -> None:
         while True:
             await asyncio.sleep(PUSH_EVERY)
-            if self._server is not None:
+            if self._server is not None and self._generation:
                 self._server.each_second()
+                await self._tidy(self._server)
             await self._send_counters()
+            if self._server is not None and self._generation and not self._series_due:
+                self._tell_oldest(self._oldest)  # as of before the counters: the supervisor has those by then
+
+    async def _tidy(self, server: ProxyServer) -> None:
+        """Let go of what replaced generations left, as far as nothing uses it."""
+        if server.leftovers.sweep(monotonic()):
+            self._series_due = True
+        self._oldest = server.leftovers.oldest
+        if self._series_due and self._prepared is None and not self._building.locked():
+            async with self._building:
+                self._series_due = False
+                draining = server.leftovers.backends().values()
+                known = Known(server.snapshot.config, [(backend.pool, backend.name) for backend in draining])
+                for _ in self._registry.forget(known):
+                    await asyncio.sleep(0)
 
     async def _measure_lag(self) -> None:
         while True:
@@ -318,32 +369,13 @@ class Worker:
         self._end(0)
 
 
-def _settle_memory() -> None:
-    """Everything made at the start stays: keep the collector from walking it again and again.
-
-    A collection of the young is then due after 50,000 allocations instead of 700: exchanges free what they use by
-    reference counting, so there is little to find, and each pass costs every request that waits.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
-
-
-def _ignore_signals() -> None:
-    """The supervisor decides. It held these back until now, so none was lost on us before."""
-    held_back = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1}
-    for number in held_back:
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, held_back)
-
-
 async def _run(start: Start) -> int:
     return await Worker(start).run()
 
 
 def main(arguments: list[str], new_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop) -> int:
     """Run a worker with the orders in `arguments`. Returns the exit code."""
-    _ignore_signals()
+    ignore_signals()
     start = msgspec.json.decode(arguments[0], type=Start)
     logs.configure(start.log.level, start.log.format, sys.stderr, process="worker", worker=start.worker)
     with asyncio.Runner(loop_factory=new_loop) as runner:

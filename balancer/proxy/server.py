@@ -152,6 +152,12 @@ class ProxyServer:
         if old is not None:
             self.leftovers.replaced(old, snapshot, monotonic())
 
+    def rebuild_pools(self) -> None:
+        """Other workers came or went: strategies that read their loads begin anew. O(backends * log)."""
+        if self._snapshot is not None:
+            for plan in self._snapshot.pools.values():
+                plan.state.rebuild()
+
     def _new_connections(self, pool: model.Pool, backend: BackendState, tls: Tls | None) -> BackendConnections:
         return BackendConnections(
             backend,

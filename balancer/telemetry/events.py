@@ -31,6 +31,7 @@ DAEMON_STOPPING = _event(
 )
 DAEMON_STOPPED = _event("daemon.stopped", "The last child ended.", "duration_ms")
 
+LISTENER_OPENED = _event("listener.opened", "A reload added an address.", "listener", "address")
 LISTENER_CLOSED = _event("listener.closed", "An address takes no more connections.", "listener", "address")
 
 WORKER_STARTED = _event("worker.started", "A worker process was started.", "worker", "pid")
@@ -45,7 +46,19 @@ WORKER_ORPHANED = _event("worker.orphaned", "The supervisor is gone; the worker 
 DAEMON_CRASHED = _event("daemon.crashed", "The supervisor met an error of its own and ended; the text says where.")
 RUNS_AS_ROOT = _event("daemon.runs_as_root", "Started as root without `user`: the data path has all rights of root.")
 USER_IGNORED = _event("daemon.user_ignored", "Only root can change to another user; `user` is not followed.", "user")
-RELOAD_UNSUPPORTED = _event("config.reload_unsupported", "SIGHUP came, but reload is not supported yet.")
+RELOADED = _event("config.reloaded", "Another configuration is in use.", "generation", "changes", "duration_ms")
+RELOAD_UNNEEDED = _event("config.reload_unneeded", "The configuration was read again; nothing differs.", "generation")
+RELOAD_REFUSED = _event(
+    "config.reload_refused", "A configuration cannot be used; the one in use stays.", "generation", "problems"
+)
+
+LIVE_CHANGE_ENDED = _event("live.change_ended", "The file overruled what the operator had changed.", "change")
+LIVE_CHANGES_NOT_SAVED = _event(
+    "live.not_saved", "Live changes hold, but the next start will not know them.", "path", "error"
+)
+LIVE_CHANGES_UNREADABLE = _event(
+    "live.unreadable", "What the operator had changed before this start cannot be read.", "path", "error"
+)
 
 NAME_FAILED = _event(
     "name.resolve_failed", "A backend's host name has no address now.", "pool", "backend", "host", "error"

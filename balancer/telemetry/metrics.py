@@ -167,6 +167,17 @@ LOOP_LAG = _family(
 CONFIG_GENERATION = _family(
     "balancer_config_generation", Kind.GAUGE, "Number of the configuration in use; every reload raises it."
 )
+CONFIG_RELOADS = _family(
+    "balancer_config_reloads_total",
+    Kind.COUNTER,
+    "Times that the configuration was read again, by result: ok or refused.",
+    "result",
+)
+CONFIG_LAST_RELOAD_SUCCESS = _family(
+    "balancer_config_last_reload_success",
+    Kind.GAUGE,
+    "1 when the configuration that was read last is in use, 0 when it was refused.",
+)
 BUILD_INFO = _family(
     "balancer_build_info", Kind.GAUGE, "Always 1; the labels say what is running.", "version", "python"
 )

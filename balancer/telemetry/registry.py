@@ -101,7 +101,8 @@ class Registry:
             self._leaving.discard(key)
             del self._cells[key]
             told = self._told.pop(key, None)
-            return None if told == cells else self._difference(key, cells, told)
+            news = any(cells) if told is None else told != cells
+            return self._difference(key, cells, told) if news else None
         told = self._told.get(key)
         if told == cells:
             return None

@@ -100,13 +100,13 @@ def test_root_is_given_up_after_binding() -> None:
 
 
 def test_signals_that_change_nothing(tmp_path: Path) -> None:
-    """A terminal's Ctrl-C reaches the workers too: they leave it to the supervisor. SIGHUP is answered in the log."""
+    """A terminal's Ctrl-C reaches the workers too: they leave it to the supervisor. SIGHUP reads the same file again."""
     with Daemon(configuration(shutdown_delay="60s"), tmp_path) as daemon:
         for pid in daemon.workers().values():
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
                 os.kill(pid, number)
         daemon.process.send_signal(signal.SIGHUP)
-        assert wait_until(lambda: daemon.events("config.reload_unsupported"), PATIENCE)
+        assert wait_until(lambda: daemon.events("config.reload_unneeded"), PATIENCE)
         for _ in range(10):
             assert get(daemon.address("web"), "/hello") == (200, HELLO)
         assert not daemon.events("worker.ended")

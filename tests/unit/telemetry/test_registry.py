@@ -143,3 +143,10 @@ def test_a_list_that_is_forgotten_and_comes_back_counts_from_nothing() -> None:
     assert [sample.values[2] for sample in registry.changes()] == [5]
     registry.cells(metrics.BACKEND_REQUESTS, "web", "c")[2] = 2
     assert [sample.values[2] for sample in registry.changes()] == [2], "the sum of both is what came in all"
+
+
+def test_a_list_that_was_made_and_forgotten_without_a_count_is_never_told() -> None:
+    registry = Registry()
+    registry.cells(metrics.BACKEND_REQUESTS, "web", "c")
+    forget(registry, Known(CONFIG))
+    assert registry.changes() == []

@@ -1,0 +1,301 @@
+"""Hot reload: from "the file may have changed" to another generation in use everywhere, or to nothing changed at all.
+
+Law: one reload at a time, and those who ask while one is under way share the next one. Whatever can fail comes before
+the first Commit: reading and checking the file (in a process of its own), what needs a restart, names, room in shared
+memory, TLS files, new addresses, and what every worker says of it.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from balancer.admin.changes import ReloadResult
+from balancer.clock import monotonic
+from balancer.config.diff import Difference, difference
+from balancer.config.model import Backend, Config
+from balancer.daemon import two_phases
+from balancer.daemon.bindings import Bindings, Rebinding
+from balancer.daemon.columns import Columns
+from balancer.daemon.files import FilesError, named_files, read_files
+from balancer.daemon.loader import BadConfig, Loader
+from balancer.daemon.messages import Prepare
+from balancer.daemon.resolve import Address, Resolution, is_name, resolve
+from balancer.daemon.shared_memory import SlotsExhaustedError
+from balancer.daemon.workers import Workers
+from balancer.telemetry import events
+from balancer.transport.sockets import BindError, url
+
+log = structlog.get_logger()
+
+TOLD_MAX = 20  # changes or problems in one log event
+
+
+class NotUsableError(Exception):
+    """The configuration is refused; one text per problem."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = list(problems)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A configuration that may come into use, with the files that it names and what differs."""
+
+    config: Config
+    files: dict[str, bytes]
+    changes: list[str]
+    slots: list[int]
+
+
+class Reloader:
+    """Changes the generation in use. `start` comes first.
+
+    `in_use(plan)` is called when all workers are ready for a generation, just before they begin to use it; what it says
+    to them arrives first. `alter` makes of the file's configuration the one to use. `ended(result)` hears how each
+    reload that was no dry run ended.
+    """
+
+    def __init__(
+        self,
+        *,
+        loader: Loader,
+        workers: Workers,
+        bindings: Bindings,
+        columns: Columns,
+        in_use: Callable[[Prepare], None],
+        ended: Callable[[ReloadResult], None],
+        alter: Callable[[Config], Config] = lambda config: config,
+    ) -> None:
+        self._loader = loader
+        self._workers = workers
+        self._bindings = bindings
+        self._columns = columns
+        self._in_use = in_use
+        self._ended = ended
+        self._alter = alter
+        self._plan: Prepare | None = None
+        self._file: Config | None = None
+        self._serial = asyncio.Lock()
+        self._asked: dict[bool, asyncio.Task[ReloadResult]] = {}
+
+    @property
+    def plan(self) -> Prepare:
+        """The generation in use, as a new worker prepares it."""
+        assert self._plan is not None, "start comes first"
+        return self._plan
+
+    @property
+    def file(self) -> Config:
+        """The configuration that the file had when it was last taken into use."""
+        assert self._file is not None, "start comes first"
+        return self._file
+
+    async def start(self, config: Config, files: dict[str, bytes], slots: Sequence[int]) -> None:
+        """The first generation; workers find it in `plan`. Raises SlotsExhaustedError."""
+        self._file = config
+        config = self._alter(config)
+        resolution = await resolve(config)
+        _log_failures(config, resolution)
+        backends, columns = self._columns.take(1, config, resolution)
+        self._plan = Prepare(1, config, backends, files, columns, self._workers.rows(slots))
+        self._in_use(self._plan)
+
+    # ---- asking
+
+    async def reload(self, *, dry_run: bool = False) -> ReloadResult:
+        """Read the file and put it to use, or tell what would change. Nothing is changed by a file that is refused."""
+        asked = self._asked.get(dry_run)
+        if asked is None:
+            asked = self._asked[dry_run] = asyncio.ensure_future(self._reload(dry_run))
+        return await asyncio.shield(asked)
+
+    async def reapply(self) -> ReloadResult:
+        """Put the file as it was last read to use once more: `alter` makes something else of it now."""
+        async with self._serial:
+            return await self._change(self.file, [])
+
+    async def _reload(self, dry_run: bool) -> ReloadResult:
+        async with self._serial:
+            del self._asked[dry_run]  # who asks from now on may know of a later change
+            answer = await self._loader.load()
+            if isinstance(answer, BadConfig):
+                return self._refuse(list(answer.problems), dry_run)
+            if not dry_run:
+                return await self._change(answer.config, list(answer.warnings))
+            try:
+                wanted = await self._wanted(answer.config)
+            except NotUsableError as error:
+                return self._refuse(error.problems, dry_run)
+            return ReloadResult(True, self.plan.generation, wanted.changes, list(answer.warnings))
+
+    def close(self) -> None:
+        """End what is under way; nothing is asked any more."""
+        for task in self._asked.values():
+            task.cancel()
+        self._loader.close()
+
+    # ---- changing
+
+    async def _change(self, file: Config, warnings: list[str]) -> ReloadResult:
+        began = monotonic()
+        try:
+            wanted = await self._wanted(file)
+            resolution = self._with_last_known(wanted.config, await resolve(wanted.config))
+            changes = wanted.changes + list(_other_addresses(self.plan, wanted.config, resolution))
+            if changes:
+                await self._put_to_use(wanted, resolution)
+        except NotUsableError as error:
+            return self._refuse(error.problems, dry_run=False)
+        self._file = file
+        if changes:
+            log.info(
+                events.RELOADED,
+                generation=self.plan.generation,
+                changes=_told(changes),
+                duration_ms=round((monotonic() - began) * 1000),
+            )
+        else:
+            log.info(events.RELOAD_UNNEEDED, generation=self.plan.generation)
+        result = ReloadResult(True, self.plan.generation, changes, warnings)
+        self._ended(result)
+        return result
+
+    def _refuse(self, problems: list[str], dry_run: bool) -> ReloadResult:
+        result = ReloadResult(False, self.plan.generation, [], problems)
+        if not dry_run:
+            log.error(events.RELOAD_REFUSED, generation=self.plan.generation, problems=_told(problems))
+            self._ended(result)
+        return result
+
+    async def _wanted(self, file: Config) -> _Wanted:
+        """What is to come into use, as far as it can be told without touching anything. Raises NotUsableError."""
+        config = self._alter(file)
+        old = self.plan
+        found = difference(old.config, config)
+        if found.needs_restart:
+            raise NotUsableError(*(word for word in found.changes if word.partition(": ")[0] in found.needs_restart))
+        slots = self._workers.slots_for(config.workers)
+        if slots is None:
+            raise NotUsableError(f"workers: there is no room for {config.workers} now; restart, or give a lower number")
+        try:
+            files = await asyncio.to_thread(read_files, config)
+        except FilesError as error:
+            raise NotUsableError(*str(error).splitlines()) from error
+        return _Wanted(config, files, list(_changes(old, found, config, files)), slots)
+
+    def _with_last_known(self, config: Config, resolution: Resolution) -> Resolution:
+        """A name that cannot be resolved now means what it meant: a silent name server must not empty a pool."""
+        _log_failures(config, resolution)
+        if not resolution.failures:
+            return resolution
+        before: dict[tuple[str, int], dict[Address, None]] = {}
+        for one in self.plan.backends:
+            before.setdefault((one.host, one.address[1]), {})[one.address] = None
+        addresses = dict(resolution.addresses)
+        for pool in config.pools:
+            for backend in pool.backends:
+                if backend.host in resolution.failures:
+                    addresses[pool.name, backend.name] = tuple(before.get((backend.host, backend.port), ()))
+        return Resolution(addresses, resolution.failures)
+
+    async def _put_to_use(self, wanted: _Wanted, resolution: Resolution) -> None:
+        """Both phases. Raises NotUsableError, and then nothing has changed."""
+        generation = self.plan.generation + 1
+        try:
+            backends, columns = self._columns.take(generation, wanted.config, resolution)
+        except SlotsExhaustedError as error:
+            raise NotUsableError(str(error)) from error
+        change: Rebinding | None = None
+        done = False
+        try:
+            change = self._bindings.rebind(wanted.config, wanted.slots)
+            rows = self._workers.rows(wanted.slots)
+            plan = Prepare(generation, wanted.config, backends, wanted.files, columns, rows)
+            async with self._workers.gate.alone():
+                workers = self._workers.ready()
+                problems = await two_phases.prepare(workers, plan)
+                if problems:
+                    raise NotUsableError(*problems)
+                self._plan = plan
+                done = True
+                self._in_use(plan)
+                await two_phases.commit(workers, plan)
+                await self._workers.lending.switch(change)
+                await self._workers.resize(wanted.slots)
+        except BindError as error:
+            raise NotUsableError(str(error)) from error
+        finally:
+            if not done:
+                self._columns.release(generation)
+                if change is not None:
+                    self._bindings.undo(change)
+        _log_listeners(change, wanted.config)
+
+
+# ---- words
+
+
+def _changes(old: Prepare, found: Difference, config: Config, files: dict[str, bytes]) -> Iterator[str]:
+    """What differs, in words; files that have other contents under the same names among it."""
+    yield from found.changes
+    same = [path for path in dict.fromkeys(named_files(config)) if path in old.files]
+    other = {path for path in same if old.files[path] != files[path]}
+    for listener in config.listeners:
+        if listener.tls is not None and other & set(named_files(_only(config, listener=listener.name))):
+            yield f"listener {listener.name}: its TLS files have changed"
+    for pool in config.pools:
+        if pool.tls is not None and other & set(named_files(_only(config, pool=pool.name))):
+            yield f"pool {pool.name}: its TLS files have changed"
+
+
+def _only(config: Config, *, listener: str = "", pool: str = "") -> Config:
+    return Config(
+        listeners=tuple(one for one in config.listeners if one.name == listener),
+        routes=(),
+        pools=tuple(one for one in config.pools if one.name == pool),
+    )
+
+
+def _other_addresses(old: Prepare, config: Config, resolution: Resolution) -> Iterator[str]:
+    """Backends whose entry stays but whose name means other addresses now."""
+    before: dict[tuple[str, str], set[Address]] = {}
+    for one in old.backends:
+        before.setdefault((one.pool, one.name), set()).add(one.address)
+    entries: dict[tuple[str, str], Backend] = {
+        (pool.name, backend.name): backend for pool in old.config.pools for backend in pool.backends
+    }
+    for pool in config.pools:
+        for backend in pool.backends:
+            if not is_name(backend) or entries.get((pool.name, backend.name)) != backend:
+                continue
+            now = resolution.addresses[pool.name, backend.name]
+            if set(now) != before.get((pool.name, backend.name), set()):
+                hosts = ", ".join(host for host, _, _ in now) or "nothing"
+                yield f"pool {pool.name}: {backend.name} now means {hosts}"
+
+
+def _told(words: list[str]) -> list[str]:
+    """The same for a log, where a line must not be of any length."""
+    return words if len(words) <= TOLD_MAX else [*words[:TOLD_MAX], f"and {len(words) - TOLD_MAX:,} more"]
+
+
+def _log_failures(config: Config, resolution: Resolution) -> None:
+    for pool in config.pools:
+        for backend in pool.backends:
+            error = resolution.failures.get(backend.host)
+            if error is not None:
+                log.warning(events.NAME_FAILED, pool=pool.name, backend=backend.name, host=backend.host, error=error)
+
+
+def _log_listeners(change: Rebinding, config: Config) -> None:
+    tls = {listener.name for listener in config.listeners if listener.tls is not None}
+    for event, sockets in ((events.LISTENER_OPENED, change.added), (events.LISTENER_CLOSED, change.closing)):
+        named = {(each.listener, url(each.bind, tls=each.listener in tls)) for each in sockets}
+        for listener, address in sorted(named):
+            if event == events.LISTENER_OPENED:
+                log.info(events.LISTENER_OPENED, listener=listener, address=address)
+            else:
+                log.info(events.LISTENER_CLOSED, listener=listener, address=address)
