@@ -158,3 +158,43 @@ def test_living_backends_never_share_a_slot(seed: int) -> None:
             for name, slot in known.items():
                 assert 0 <= slot < 40
                 assert owners.setdefault(slot, name) == name
+
+
+def test_a_number_that_is_busy_stays_its_names_until_it_is_not() -> None:
+    slots = SlotAllocator(2)
+    busy = {0}
+    slots.take(1, [identity(1), identity(2)])
+    slots.take(2, [identity(2)])
+    assert slots.release(1, busy.__contains__) == []
+    assert not slots.settled()
+    assert identity(1) in slots.names()
+    with pytest.raises(SlotsExhaustedError):
+        slots.take(3, [identity(3)])
+    assert slots.take(4, [identity(1)]) == [0], "its own again"
+    slots.release(4, busy.__contains__)
+    assert slots.sweep(busy.__contains__) == []
+    busy.clear()
+    assert slots.sweep(busy.__contains__) == [0]
+    assert slots.settled()
+    assert slots.names() == [identity(2)]
+    assert slots.take(5, [identity(3)]) == [0]
+
+
+def test_a_name_is_kept_once_however_many_generations_know_it() -> None:
+    slots = SlotAllocator(4)
+    for generation in range(1, 50):
+        slots.take(generation, [identity(1)])
+    held = [name for names in slots._generations.values() for name in names]
+    assert len({id(name) for name in held}) == 1
+
+
+def test_rows_of_workers_that_are_not_there_do_not_count() -> None:
+    memory = SharedMemory.create(rows=4, backends=1)
+    for row in range(4):
+        memory.row(Area.IN_FLIGHT, row)[3] = 10**row
+    table = memory.table(Area.IN_FLIGHT, 1, (0, 1))
+    assert table.total(3) == 11
+    table.others = memory.others(Area.IN_FLIGHT, 1, (0, 1, 3))
+    assert table.total(3) == 1011
+    assert memory.total(Area.IN_FLIGHT, 3) == 1111
+    memory.close()
