@@ -31,6 +31,7 @@ from balancer.daemon.files import FilesError, read_files
 from balancer.daemon.health_watch import HealthWatch
 from balancer.daemon.loader import Loader
 from balancer.daemon.messages import LogLevel, Prepare, ReopenLogs, Start
+from balancer.daemon.operator import Operator
 from balancer.daemon.privileges import Account, PrivilegeError
 from balancer.daemon.reload import Reloader
 from balancer.daemon.resolve import is_name
@@ -104,17 +105,20 @@ class Supervisor:
         self._health = HealthWatch(self._states, rng)
         self._watching: asyncio.Task[None] | None = None
         self._columns = Columns(self._memory, self._view.counted, self._view.pull)
+        self._operator = Operator(runtime.path, self._states, lambda: self._reloader)
+        self._view.show(self._states, self._operator)
         self._reloader = Reloader(
             loader=Loader(config_path),
             workers=self._workers,
             bindings=bindings,
             columns=self._columns,
             in_use=self._in_use,
-            ended=self._view.reload_ended,
+            ended=self._reloaded,
+            alter=self._operator.alter,
         )
         self._watch = Watch(config_path, self._reload_later, lambda: self._config.watch)
         self._reloads: set[asyncio.Task[Any]] = set()
-        self._admin = HttpServer(AdminApi(self._view, token, frozenset(config.admin.hosts)))
+        self._admin = HttpServer(AdminApi(self._view, token, frozenset(config.admin.hosts), self._operator))
 
     async def serve(self, admin: socket.socket, admin_url: str) -> int:
         """Live. Returns the exit code."""
@@ -162,6 +166,7 @@ class Supervisor:
 
     async def _start(self) -> None:
         await self._reloader.start(self._config, self._files, self._workers.slots)
+        self._operator.taken_into_use(self._reloader.file, starting=True)
         self._watching = asyncio.create_task(self._attend())
         await self._workers.start()
 
@@ -185,6 +190,11 @@ class Supervisor:
             logs.set_level(level)
             for child in self._workers.living():
                 child.tell(LogLevel(level))
+
+    def _reloaded(self, result: ReloadResult) -> None:
+        self._view.reload_ended(result)
+        if result.ok:
+            self._operator.taken_into_use(self._reloader.file, starting=False)
 
     async def reload(self, *, dry_run: bool = False) -> ReloadResult:
         """Read the configuration again and put it to use, or tell what would change."""

@@ -10,7 +10,9 @@ from balancer.admin.status import PoolStatus, pool_statuses
 from balancer.config.model import Config, ResolvedBackend
 from balancer.daemon.children import Child
 from balancer.daemon.messages import PullCounters
+from balancer.daemon.operator import Operator
 from balancer.daemon.shared_memory import Area, SharedMemory
+from balancer.daemon.states import States
 from balancer.daemon.workers import Workers
 from balancer.telemetry import metrics
 from balancer.telemetry.aggregate import Aggregate, read_process
@@ -32,10 +34,17 @@ class View:
         self._config = config
         self._generation = 0
         self._by_pool: dict[str, list[ResolvedBackend]] = {}
+        self._states: States | None = None
+        self._operator: Operator | None = None
         for result in RELOAD_RESULTS:
             self.counted.set(metrics.CONFIG_RELOADS, (result,), 0)
         self.counted.set(metrics.CONFIG_LAST_RELOAD_SUCCESS, (), 1)
         self.counted.set(metrics.BUILD_INFO, (__version__, platform.python_version()), 1)
+
+    def show(self, states: States, operator: Operator) -> None:
+        """From now on tell how backends fare, and what the operator changed."""
+        self._states = states
+        self._operator = operator
 
     def serve_generation(self, generation: int, config: Config, backends: Sequence[ResolvedBackend]) -> None:
         """A configuration is in use from now on, with these addresses. O(backends)."""
@@ -82,7 +91,16 @@ class View:
         """Every pool as it is now, in the order of the file; counts are pulled."""
         await self.aggregate()
         backends = (backend for pool in self._by_pool.values() for backend in pool)
-        return await pool_statuses(self._config, backends, self.counted, self._in_flight)
+        if self._states is None or self._operator is None:
+            return await pool_statuses(self._config, backends, self.counted, self._in_flight)
+        return await pool_statuses(
+            self._config,
+            backends,
+            self.counted,
+            self._in_flight,
+            conditions=self._operator.conditions,
+            operator=self._operator.live,
+        )
 
     async def pull(self) -> None:
         """Hear what all workers have counted, 250 ms at most."""
@@ -104,7 +122,8 @@ class View:
         in_flight: dict[str, int] = {}
         for backend in self._by_pool.get(pool, []):
             in_flight[backend.name] = in_flight.get(backend.name, 0) + self._in_flight(backend.slot)
-            self.counted.set(metrics.BACKEND_WEIGHT, (pool, backend.name), float(backend.weight))
+            weight = backend.weight if self._states is None else self._states.weight(pool, backend.name)
+            self.counted.set(metrics.BACKEND_WEIGHT, (pool, backend.name), float(weight))
         for name, count in in_flight.items():
             self.counted.set(metrics.BACKEND_IN_FLIGHT, (pool, name), float(count))
         await asyncio.sleep(0)
