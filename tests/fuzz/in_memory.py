@@ -256,4 +256,5 @@ def end_wire(connection: Downstream | Upstream) -> None:
 
 def awaits_request(client: Downstream) -> bool:
     """Whether the client's connection can take another request, with nothing of it there yet."""
-    return client.state == AWAITING_HEAD and client._partial is None and not wire_of(client).closed
+    fresh = client._partial is None and not client._empty_lines  # an empty line counts for the next request
+    return client.state == AWAITING_HEAD and fresh and not wire_of(client).closed
