@@ -43,8 +43,7 @@ class Daemon:
         self.config_path = folder / "balancer.yaml"
         self.runtime_dir = folder / "run"
         self._out, self._err = folder / "stdout", folder / "stderr"
-        text = configuration if isinstance(configuration, str) else yaml.safe_dump(dict(configuration), sort_keys=False)
-        self.config_path.write_text(self._with_defaults(text))
+        self.write(configuration)
         # Appended: a second daemon in the same folder must not wipe what the first one said.
         with self._out.open("ab") as out, self._err.open("ab") as err:
             self._said_before = out.tell()
@@ -63,6 +62,11 @@ class Daemon:
             except BaseException:
                 self.kill()
                 raise
+
+    def write(self, configuration: Mapping[str, Any] | str) -> None:
+        """Write the file, with the defaults of the constructor."""
+        text = configuration if isinstance(configuration, str) else yaml.safe_dump(dict(configuration), sort_keys=False)
+        self.config_path.write_text(self._with_defaults(text))
 
     def _with_defaults(self, text: str) -> str:
         given = yaml.safe_load(text)
