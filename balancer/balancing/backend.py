@@ -49,6 +49,7 @@ class BackendState:
         "address",
         "connections",
         "counters",
+        "doubtful",
         "eligible",
         "host",
         "host_field",
@@ -79,6 +80,7 @@ class BackendState:
         self.weight = weight
         self.max_connections = max_connections
         self.eligible = True  # as the supervisor decided last (resilience.standing)
+        self.doubtful = False  # eligible only because too few are usable
         self.share = 1.0  # of its weight and its limit: what slow start leaves
         self.host = host  # as written in the file, for TLS server_name
         self.host_field = b"localhost"  # the Host field's value where a pool sends the backend's own

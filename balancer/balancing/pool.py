@@ -57,7 +57,7 @@ class PoolState:
     `counts_attempts`: whether the strategy wants to hear of attempts (`strategy.started`, `strategy.finished`).
     The caller raises and lowers the backend's cell of `loads` in any case.
     `trials`: backends that wait for one real request, whoever is eligible, since `trials_since`. `down`: nobody is
-    usable.
+    usable. `doubtful`: those who are eligible only because too few are usable.
     """
 
     __slots__ = (
@@ -66,6 +66,7 @@ class PoolState:
         "_starting",
         "backends",
         "counts_attempts",
+        "doubtful",
         "down",
         "eligible",
         "loads",
@@ -95,6 +96,7 @@ class PoolState:
         limit changed. O(n log n).
         """
         self.eligible = tuple(backend for backend in self.backends if backend.eligible and backend.weight > 0)
+        self.doubtful = frozenset(backend for backend in self.eligible if backend.doubtful)
         self._starting = any(backend.share < 1.0 for backend in self.eligible)
         scaled = self._starting and self.strategy.honours_weights
         weights = [

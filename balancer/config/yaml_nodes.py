@@ -190,6 +190,8 @@ class _Composer:
                 )
             self._path.append(key.text)
             value = self._node(next(self._events), depth + 1)
+            if isinstance(value, Scalar) and value.plain and not value.text and value.line > key.line:
+                value.line, value.column = key.line, key.column  # there is none, and the parser puts it behind the file
             node.size += key.size + value.size
             self._enter(node, key, value)
             self._path.pop()

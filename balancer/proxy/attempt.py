@@ -18,7 +18,6 @@ from balancer.proxy.connections import BackendConnections, ConnectError
 from balancer.proxy.outcomes import failure_reason
 from balancer.proxy.report import BackendCounters
 from balancer.proxy.upstream import Upstream
-from balancer.resilience.retry import IDEMPOTENT
 from balancer.telemetry.metrics import BOUNDS
 
 if TYPE_CHECKING:
@@ -131,15 +130,18 @@ class Attempt:
         return True
 
     def next_backend(self, now: float) -> BackendState | None:
-        """Where another attempt would go: to a backend that was not tried yet, else to any. Remember to `go_on`."""
+        """Where another attempt would go: to a usable backend that was not tried yet, to another one, else to any."""
         tried = self._tried
         if tried is None:
             tried = self._tried = set()
         if self.backend is not None:
             tried.add(self.backend)
-        pick = self._pool.state.pick
-        rng = self._server.rng
-        return pick(now=now, key=None, exclude=tried, rng=rng) or pick(now=now, key=None, exclude=_NOBODY, rng=rng)
+        state = self._pool.state
+        for left_out in ([tried | state.doubtful] if state.doubtful else []) + [tried, _NOBODY]:
+            backend = state.pick(now=now, key=None, exclude=left_out, rng=self._server.rng)
+            if backend is not None:
+                return backend
+        return None
 
     def go_on(self, backend: BackendState, now: float) -> None:
         """The next attempt, at `backend`. The head says which it is, so that a chain does not multiply retries."""
@@ -154,7 +156,7 @@ class Attempt:
         False where that could do a thing twice (RFC 9110 9.2.2) or the request is not at hand any more.
         """
         backend = self.backend
-        if not self.payload or backend is None or self._exchange.head.method not in IDEMPOTENT:
+        if not self.payload or backend is None or not self._exchange.repeatable:
             return False
         self.resent += 1
         self._start(backend, monotonic(), fresh=True)

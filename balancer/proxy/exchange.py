@@ -303,8 +303,9 @@ class Exchange:
         """The backend, or we, cannot go on: send it again where that is safe, answer, or cut the client off."""
         now = monotonic()
         attempt = self.attempt
+        blamed = retrying.blamed(self, outcome, now)
         attempt.give_up()
-        attempt.end(outcome, self.status, now)
+        attempt.end(blamed, self.status, now)
         if self.status == 0 and retrying.try_again(self, outcome, detail, now):
             return
         self.server.log_failure(self, outcome, detail)

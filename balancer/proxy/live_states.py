@@ -89,6 +89,7 @@ class LiveStates:
             backend.eligible = standing.eligible
             backend.weight = standing.weight
             backend.share = standing.share
+            backend.doubtful = standing.doubtful
             touched[backend.pool] = None
             state = self._plans[backend.pool].state
             if standing.trial and backend not in state.trials:

@@ -7,7 +7,15 @@ budget's, and where it goes the pool's.
 from typing import TYPE_CHECKING
 
 from balancer.balancing.backend import BackendState
-from balancer.errors import COMPLETED, POOL_DOWN, POOL_EMPTY, STALE_CONNECTION, Outcome
+from balancer.errors import (
+    ATTEMPT_TIMEOUT,
+    COMPLETED,
+    EXCHANGE_TIMEOUT,
+    POOL_DOWN,
+    POOL_EMPTY,
+    STALE_CONNECTION,
+    Outcome,
+)
 from balancer.http1.forwarding import request_head
 from balancer.http1.message import ResponseHead
 from balancer.proxy.upstream import Upstream
@@ -29,6 +37,15 @@ def fall_back(exchange: "Exchange", nobody: Outcome, now: float) -> bool:
     _, _, body = exchange.attempt.payload.partition(b"\r\n\r\n")
     payload = request_head(head, target, pool.host, exchange.extra, route.edit_request) + body
     return exchange.attempt.first(pool, payload, now) is None
+
+
+def blamed(exchange: "Exchange", outcome: Outcome, now: float) -> Outcome:
+    """What the attempt under way is judged by: our patience may have ended because of its backend's silence."""
+    attempt, route = exchange.attempt, exchange.route
+    if outcome is not EXCHANGE_TIMEOUT or route is None or route.timeout is None or attempt.upstream is None:
+        return outcome
+    silent = exchange.status == 0 and not exchange.uploading and now - attempt.started > route.timeout / 2
+    return ATTEMPT_TIMEOUT if silent else outcome
 
 
 def try_again(exchange: "Exchange", outcome: Outcome, detail: str, now: float) -> bool:

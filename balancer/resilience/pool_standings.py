@@ -309,7 +309,8 @@ class PoolStandings:
         for slot, known in affected.items():
             share = self._slow.share(slot) * (1.0 if self._detector is None else self._detector.share(slot))
             eligible = ruling.admits(known.use, backup=known.backup)
-            standing = Standing(slot, eligible, known.wanted.weight, share)
+            doubtful = eligible and known.use is not Use.USABLE
+            standing = Standing(slot, eligible, known.wanted.weight, share, doubtful=doubtful)
             if standing != known.standing:
                 known.standing = self._changes[slot] = standing
         self._touched = {}

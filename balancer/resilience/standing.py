@@ -8,7 +8,8 @@ class Standing(msgspec.Struct, frozen=True, array_like=True):
 
     `weight` is the live one (0 = no new traffic), before `share`. `share` in (0, 1] is what slow start and a latency
     outlier leave of it. `trial`: an ejected backend's one real request: this worker sends it its next suitable request
-    and tells the outcome, whatever `eligible` says.
+    and tells the outcome, whatever `eligible` says. `doubtful`: it is eligible only because too few are usable (panic,
+    or not checked yet): a further attempt goes to others first.
     """
 
     slot: int
@@ -16,3 +17,4 @@ class Standing(msgspec.Struct, frozen=True, array_like=True):
     weight: int
     share: float = 1.0
     trial: bool = False
+    doubtful: bool = False

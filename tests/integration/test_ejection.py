@@ -28,6 +28,8 @@ class Backend:
             talk.send(ok(b"", status=status))
             return False
         self.served.append(message.target)
+        if "silent" in message.target:
+            return bool(talk.more()) and False
         if self.failing:
             talk.reset()
             return False
@@ -36,7 +38,10 @@ class Backend:
 
 @pytest.fixture(scope="module")
 def backends() -> Iterator[dict[str, Backend]]:
-    made = {name: Backend() for name in ("e0", "e1", "o0", "o1", "p0", "p1", "c0", "c1", "d0", "b0", "b1")}
+    made = {
+        name: Backend()
+        for name in ("e0", "e1", "o0", "o1", "p0", "p1", "c0", "c1", "d0", "b0", "b1", "n0", "n1", "n2", "h0")
+    }
     yield made
     for backend in made.values():
         backend.origin.close()
@@ -59,13 +64,20 @@ def scene(backends: dict[str, Backend], tmp_path_factory: pytest.TempPathFactory
         "checked": pool("c0", "c1", retry={}, health_check=CHECK),
         "down": pool("d0", health_check=CHECK),
         "backup": pool("b0", "b1", health_check=CHECK),
+        "panic": pool("n0", "n1", "n2", retry={}, health_check=CHECK),
+        "hang": pool("h0", outlier_detection={**short, "mode": "observe"}),
     }
     pools["backup"]["backends"][1]["backup"] = True  # type: ignore[index]
     scene = Scene(
         {
             "workers": 2,
             "listeners": {"plain": {"bind": "127.0.0.1:0"}},
-            "routes": [{"name": name, "match": {"path_prefix": f"/{name}"}, "pool": name} for name in pools],
+            "routes": [
+                {"name": name, "match": {"path_prefix": f"/{name}"}, "pool": name, "timeout": "400ms"}
+                if name == "hang"
+                else {"name": name, "match": {"path_prefix": f"/{name}"}, "pool": name}
+                for name in pools
+            ],
             "pools": pools,
         },
         tmp_path_factory.mktemp("ejection"),
@@ -160,6 +172,24 @@ def test_backups_serve_only_while_nobody_else_does(scene: Scene, backends: dict[
     assert eventually(lambda: picks(scene, backup, "/backup/y", count=2) == 2)
     primary.sick = False
     assert eventually(lambda: picks(scene, backup, "/backup/z", count=2) == 0)
+
+
+def test_in_a_panic_a_request_that_one_of_the_dead_lost_is_served_by_who_is_well(
+    scene: Scene, backends: dict[str, Backend]
+) -> None:
+    for name in ("n1", "n2"):
+        backends[name].sick = backends[name].failing = True
+    assert eventually(lambda: scene.metric("balancer_panic", pool="panic") == 1)
+    assert [scene.ask("plain", "/panic/x").status for _ in range(30)] == [200] * 30
+    assert backends["n1"].served, "it has its turns all the same"
+
+
+def test_a_backend_that_lets_the_routes_timeout_pass_is_blamed_for_it(
+    scene: Scene, backends: dict[str, Backend]
+) -> None:
+    for _ in range(3):
+        assert scene.ask("plain", "/hang/silent").status == 504
+    assert eventually(lambda: scene.metric("balancer_ejections_detected_total", backend="h0") == 1)
 
 
 def test_the_api_and_the_log_say_why(scene: Scene, backends: dict[str, Backend]) -> None:

@@ -216,6 +216,24 @@ def test_each_backend_gets_its_own_host(scene: Scene, bad: Origin, good: Origin)
     assert hosts == [[f"127.0.0.1:{bad.port}"], [f"127.0.0.1:{good.port}"]]
 
 
+def test_a_stale_connection_costs_nothing_where_the_route_says_that_requests_may_be_repeated(
+    scene: Scene, bad: Origin
+) -> None:
+    seen: set[int] = set()
+
+    def script(talk: Talk, message: Message) -> bool:
+        if talk.number in seen:
+            return reset(talk, message)
+        seen.add(talk.number)
+        return bool(talk.send(ok()))
+
+    bad.on("/again/stale", script)
+    with scene.connect("plain") as client:
+        for _ in range(3):
+            assert client.send(request("/again/stale", method="POST", body=b"abc")).response().status == 200
+    assert scene.metric("balancer_stale_connections_total", pool="again") >= 1
+
+
 def test_retries_end_with_the_budget(scene: Scene, bad: Origin) -> None:
     bad.on("/poor/reset", reset)
     statuses = [scene.ask("plain", "/poor/reset").status for _ in range(30)]

@@ -268,7 +268,20 @@ def test_the_end_of_a_long_list_says_how_many_more_there_are() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"\xff", b"a: [", b"a: *x", b"[" * 1000, b"x" * (5 * 1024 * 1024), b"? a", b"a: \t- b", b"{}", b"[]", b"~"],
+    [
+        b"",
+        b"\xff",
+        b"a: [",
+        b"a: *x",
+        b"[" * 1000,
+        b"x" * (5 * 1024 * 1024),
+        b"? a",
+        b"?",
+        b"a: \t- b",
+        b"{}",
+        b"[]",
+        b"~",
+    ],
 )
 def test_no_input_gives_anything_but_a_configuration_error(text: bytes) -> None:
     with pytest.raises(ConfigError):

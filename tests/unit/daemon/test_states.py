@@ -143,7 +143,8 @@ def half_open(workers: int = 2) -> Fleet:
 
 def test_a_worker_that_is_welcomed_holds_everything() -> None:
     fleet = Fleet(config_of(p={"backends": "ab"}, q={"backends": "c", "health_check": CHECK}), workers=1)
-    assert fleet.held[0] == {97: Standing(97, True, 1), 98: Standing(98, True, 1), 1099: Standing(1099, True, 1)}
+    unchecked = Standing(1099, True, 1, doubtful=True)
+    assert fleet.held[0] == {97: Standing(97, True, 1), 98: Standing(98, True, 1), 1099: unchecked}
     assert fleet.sent() == []
 
 

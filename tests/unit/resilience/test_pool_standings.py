@@ -192,7 +192,8 @@ def test_below_the_threshold_everybody_is_used_and_above_it_no_longer() -> None:
     assert check(standings, "c", *[False] * 3) == [What.BECAME_UNHEALTHY, What.PANIC_BEGAN]
     assert standings.panic
     assert eligible(standings) == "abcd"
-    assert changed(standings) == "ab", "c was eligible before and is so still"
+    assert changed(standings) == "abc", "c is eligible still, but doubtful now"
+    assert [standing.doubtful for standing in standings.standings()] == [True, True, True, False]
     assert check(standings, "c", True, True) == [What.BECAME_HEALTHY, What.PANIC_ENDED]
     assert eligible(standings) == "cd"
 
