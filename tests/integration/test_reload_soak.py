@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import json
 import os
 import re
 import signal
@@ -44,6 +45,7 @@ MIB = 1 << 20
 GROWTH_MAX = 8 * MIB
 WARM_UP = 20  # reloads after which memory is looked at for the first time
 WRK_CONNECTIONS = 16
+WRK_PAUSE_MS = 10
 
 
 # ---- what is changed, and what is true then
@@ -168,7 +170,7 @@ class Site:
             wrong.append("certificate")
         if accepts(("127.0.0.1", self._extra_port)) != self._extra or accepts(self._extra_path) != self._extra:
             wrong.append("listener extra")
-        shown = yaml.safe_load(get(daemon.admin_address, "/api/v1/pools")[1])["pools"]
+        shown = json.loads(get(daemon.admin_address, "/api/v1/pools")[1])["pools"]
         due = {
             name: (pool.get("strategy", "round_robin"), pool["backends"])
             for name, pool in self.config()["pools"].items()
@@ -221,9 +223,10 @@ class Wrk:
 
 
 @contextmanager
-def wrk(program: Path, url: str) -> Iterator[Wrk]:
-    """wrk from entering to leaving."""
-    argv = [str(program), "-t1", f"-c{WRK_CONNECTIONS}", "-d3600s", "--timeout", "20s", url]
+def wrk(program: Path, script: Path, url: str) -> Iterator[Wrk]:
+    """wrk from entering to leaving. Each connection rests between requests: so does the pace of reloads stay up."""
+    script.write_text(f"function delay() return {WRK_PAUSE_MS} end\n")
+    argv = [str(program), "-t1", f"-c{WRK_CONNECTIONS}", "-d3600s", "--timeout", "20s", "-s", str(script), url]
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     run = Wrk()
     try:
@@ -264,7 +267,7 @@ class Size:
 
 # Both end with the listener `extra` removed, so that descriptors can be compared.
 SMALL = Size(15, 5.0, Clients(sockets=5, uploads=2, downloads=2, keepalive=8), wrk=False)
-LARGE = Size(200, 60.0, Clients(sockets=50, uploads=10, downloads=10, keepalive=4, pause=0.1), wrk=True)
+LARGE = Size(200, 60.0, Clients(sockets=50, uploads=10, downloads=10, keepalive=4, pause=0.1, rate=64 * 1024), wrk=True)
 
 
 def resident(daemon: Daemon) -> dict[int, int]:
@@ -284,11 +287,12 @@ def way_of(number: int) -> Callable[[Daemon], Reloaded]:
 def reload_all(size: Size, site: Site, daemon: Daemon) -> dict[int, int]:
     """Every reload, each checked; returns the memory after the first ones."""
     file, memory, began = ConfigFile(daemon), {}, time.monotonic()
+    given = file.content()
     for number in range(size.reloads):
         pause = began + number * size.seconds / size.reloads - time.monotonic()
         wait_until(lambda: False, pause)  # the pace that is asked for
         site.step(number)
-        file.write(file.content() | site.config())
+        file.write(given | site.config())
         result = way_of(number)(daemon)
         assert result.ok, result.text
         assert result.generation == number + 2, "each is one generation"
@@ -334,12 +338,12 @@ def test_reloads_under_load_fail_nothing_cut_nothing_and_leave_nothing(
             clients.go_on()
             runs = []
             if size.wrk:
-                program = require_program("wrk")
+                program, script = require_program("wrk"), tmp_path / "rest.lua"
                 host, port = daemon.address("web")
                 secure = daemon.address("web_secure")[1]
                 with (
-                    wrk(program, f"http://{host}:{port}/?size=64") as plain,
-                    wrk(program, f"https://{host}:{secure}/?size=64") as tls,
+                    wrk(program, script, f"http://{host}:{port}/?size=64") as plain,
+                    wrk(program, script, f"https://{host}:{secure}/?size=64") as tls,
                 ):
                     first = reload_all(size, site, daemon)
                     clients.go_on()

@@ -28,7 +28,7 @@ STOP_SECONDS = 120.0
 _PIECE = 16 * 1024
 _READ_BUFFER = 64 * 1024  # of a slow reader's socket: what is behind it has to wait
 _ECHO_MAX = 4096
-_LENGTH_UPLOAD = 24 * 1024 * 1024
+_LENGTH_UPLOAD = 32 * 1024 * 1024
 _NAME = "test.example"  # in Host and SNI
 
 
@@ -61,7 +61,7 @@ class Clients:
     keepalive: int = 0
     pause: float = 0.02
     rate: int = 256 * 1024
-    download_bytes: int = 64 * 1024 * 1024  # far more than all buffers on the way hold
+    download_bytes: int = 64 * 1024 * 1024  # far more than buffers on the way hold and a test's time takes
     target: str = "/?size=100"
     ws_target: str = "/ws"
     long_target: str = "/long"
