@@ -21,6 +21,7 @@ from balancer.daemon.columns import Columns
 from balancer.daemon.files import FilesError, named_files, read_files
 from balancer.daemon.loader import BadConfig, Loader
 from balancer.daemon.messages import Prepare
+from balancer.daemon.process_setup import Settling
 from balancer.daemon.resolve import Address, Resolution, is_name, resolve
 from balancer.daemon.shared_memory import SlotsExhaustedError
 from balancer.daemon.workers import Workers
@@ -79,6 +80,7 @@ class Reloader:
         self._plan: Prepare | None = None
         self._file: Config | None = None
         self._serial = asyncio.Lock()
+        self._settling = Settling()
         self._asked: dict[bool, asyncio.Task[ReloadResult]] = {}
 
     @property
@@ -141,10 +143,13 @@ class Reloader:
 
     async def _change(self, file: Config, warnings: list[str]) -> ReloadResult:
         began = monotonic()
+        self._settling.begin()
         try:
             wanted = await self._wanted(file)
             resolution = self._with_last_known(wanted.config, await resolve(wanted.config))
+            await asyncio.sleep(0)  # a large configuration takes tens of milliseconds in each of these steps
             changes = wanted.changes + list(_other_addresses(self.plan, wanted.config, resolution))
+            await asyncio.sleep(0)
             if changes:
                 await self._put_to_use(wanted, resolution)
         except NotUsableError as error:
@@ -159,6 +164,7 @@ class Reloader:
             )
         else:
             log.info(events.RELOAD_UNNEEDED, generation=self.plan.generation)
+        self._settling.settle()
         result = ReloadResult(True, self.plan.generation, changes, warnings)
         self._ended(result)
         return result
@@ -208,6 +214,7 @@ class Reloader:
             backends, columns = self._columns.take(generation, wanted.config, resolution)
         except SlotsExhaustedError as error:
             raise NotUsableError(str(error)) from error
+        await asyncio.sleep(0)
         change: Rebinding | None = None
         done = False
         try:
@@ -222,6 +229,7 @@ class Reloader:
                 self._plan = plan
                 done = True
                 self._in_use(plan)
+                await asyncio.sleep(0)
                 await two_phases.commit(workers, plan)
                 await self._workers.lending.switch(change)
                 await self._workers.resize(wanted.slots)
@@ -261,16 +269,17 @@ def _only(config: Config, *, listener: str = "", pool: str = "") -> Config:
 
 def _other_addresses(old: Prepare, config: Config, resolution: Resolution) -> Iterator[str]:
     """Backends whose entry stays but whose name means other addresses now."""
+    named = [(pool, backend) for pool in config.pools for backend in pool.backends if is_name(backend)]
+    if not named:
+        return
     before: dict[tuple[str, str], set[Address]] = {}
     for one in old.backends:
         before.setdefault((one.pool, one.name), set()).add(one.address)
     entries: dict[tuple[str, str], Backend] = {
         (pool.name, backend.name): backend for pool in old.config.pools for backend in pool.backends
     }
-    for pool in config.pools:
-        for backend in pool.backends:
-            if not is_name(backend) or entries.get((pool.name, backend.name)) != backend:
-                continue
+    for pool, backend in named:
+        if entries.get((pool.name, backend.name)) == backend:
             now = resolution.addresses[pool.name, backend.name]
             if set(now) != before.get((pool.name, backend.name), set()):
                 hosts = ", ".join(host for host, _, _ in now) or "nothing"

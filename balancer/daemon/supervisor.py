@@ -33,6 +33,7 @@ from balancer.daemon.loader import Loader
 from balancer.daemon.messages import LogLevel, Prepare, ReopenLogs, Start
 from balancer.daemon.operator import Operator
 from balancer.daemon.privileges import Account, PrivilegeError
+from balancer.daemon.process_setup import settle_memory
 from balancer.daemon.reload import Reloader
 from balancer.daemon.resolve import is_name
 from balancer.daemon.runtime_dir import RuntimeDir, RuntimeDirError
@@ -154,6 +155,7 @@ class Supervisor:
         except WorkerError as error:
             return _refuse(error, CRASHED)
         self._announce(admin_url)
+        settle_memory()
         assert self._watching is not None  # _start is done
         over: set[asyncio.Future[Any]] = {stop, self._workers.failed, self._watching}
         await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)

@@ -47,8 +47,8 @@ from balancer.daemon.messages import (
     Unlisten,
 )
 from balancer.daemon.privileges import connection_budget
+from balancer.daemon.process_setup import Settling, ignore_signals, settle_memory
 from balancer.daemon.shared_memory import Area, SharedMemory
-from balancer.daemon.worker_setup import ignore_signals, settle_memory
 from balancer.errors import ConfigError
 from balancer.proxy.outcomes import FailureReport, SuccessReport
 from balancer.proxy.server import ProxyServer
@@ -85,6 +85,7 @@ class Worker:
         self._generation = 0
         self._oldest = 0
         self._building = asyncio.Lock()  # what is built, and what is tidied up, begins from what is known then
+        self._settling = Settling()
         self._series_due = False  # there may be series that nothing has any more
         self._keys: dict[int, int] = {}  # the supervisor's key of a socket -> the server's
         self._commands: asyncio.Queue[Received[Message]] = asyncio.Queue()
@@ -165,8 +166,7 @@ class Worker:
             case Commit(generation):
                 return self._commit(generation)
             case Abort():
-                self._prepared = None
-                self._series_due = True
+                self._discard()
             case Listen() as message:
                 return await self._listen(message, received.descriptors)
             case Unlisten(keys):
@@ -183,13 +183,14 @@ class Worker:
 
     async def _prepare(self, message: Prepare) -> Message:
         async with self._building:
+            self._settling.begin()
             try:
                 snapshot = await self._build(message)
             except ConfigError as error:
-                self._series_due = True
+                self._discard()
                 return Refused(tuple(str(problem) for problem in error.problems))
             except (ValueError, OSError) as error:
-                self._series_due = True
+                self._discard()
                 return Refused((str(error),))
             self._prepared = (message, snapshot)
         return Prepared(message.generation)
@@ -235,6 +236,12 @@ class Worker:
             outlets=[socket.socket(fileno=outlet) for outlet in start.outlets],
             take=server.doors.adopt,
         )
+
+    def _discard(self) -> None:
+        self._prepared = None
+        self._series_due = True
+        if self._server is not None:
+            self._server.discard()
 
     def _commit(self, generation: int) -> Message:
         if self._prepared is None or self._prepared[0].generation != generation:
@@ -310,7 +317,8 @@ class Worker:
 
     async def _send_counters(self) -> None:
         if self._server is not None:
-            self._server.refresh_gauges()
+            for _ in self._server.refresh_gauges():
+                await asyncio.sleep(0)
         for samples in self._registry.changes_in_slices():
             if self._channel.closed:
                 return
@@ -334,6 +342,8 @@ class Worker:
 
     async def _tidy(self, server: ProxyServer) -> None:
         """Let go of what replaced generations left, as far as nothing uses it."""
+        if self._prepared is None and not self._building.locked():
+            self._settling.settle()
         if server.leftovers.sweep(monotonic()):
             self._series_due = True
         self._oldest = server.leftovers.oldest

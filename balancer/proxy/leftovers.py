@@ -7,6 +7,7 @@ ended. Connections between two exchanges go on with their listener as it is now.
 
 import ssl
 from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from balancer.balancing.backend import BackendState
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from balancer.proxy.server import ProxyServer
 
 GOODBYE_SECONDS = 2.0  # that a connection of a listener that is gone may be idle: its next request may be on its way
-STEPS = 500  # connections or backends looked at before the loop gets a turn: a millisecond or two
+STEPS = 1000  # connections or backends looked at before the loop gets a turn: a millisecond or two
 HANDSHAKES_DONE = 60.0  # seconds after which no handshake is under way that began with a context of before
 STILL_COMING = 5.0  # seconds in which another worker may hand over a connection of a listener that is gone
 
@@ -58,12 +59,22 @@ class Leftovers:
         self._draining: dict[BackendKey, _Draining] = {}
         self._plans: dict[tuple[str, bool], tuple[ListenerPlan, float]] = {}
         self._contexts: list[tuple[ssl.SSLContext, float]] = []
+        self.held = False  # a generation is prepared that may take removed backends back: none is let go
 
     # ---- what others ask
 
     @property
     def oldest(self) -> int:
-        """The oldest generation of which something is in use here; a removed backend's tunnels do not count."""
+        """The oldest generation of which something is in use, or not yet let go of, here.
+
+        A removed backend with a tunnel does not count: its cell says that it is in use. O(removed backends).
+        """
+        own = self._server.loads.own
+        idle = (each.generation for each in self._draining.values() if not own[each.state.slot])
+        return min([self._oldest_exchange, *idle])
+
+    @property
+    def _oldest_exchange(self) -> int:
         return self._replaced[0].generation if self._replaced else self._server.snapshot.generation
 
     def backends(self) -> dict[BackendKey, BackendState]:
@@ -79,9 +90,9 @@ class Leftovers:
 
     def replaced(self, old: Snapshot, new: Snapshot, now: float) -> None:
         """`new` serves from now on. O(backends + listeners); the rest follows in steps."""
-        for key in new.backends:
-            self._draining.pop(key, None)
-        removed = [(key, state) for key, state in old.backends.items() if key not in new.backends]
+        for key in self._draining.keys() & new.backends.keys():
+            del self._draining[key]
+        removed = [(key, old.backends[key]) for key in old.backends.keys() - new.backends.keys()]
         for key, state in removed:
             state.connections.max_idle = 0  # those in use are closed when they come back
             self._draining[key] = _Draining(state, old.generation)
@@ -161,7 +172,7 @@ class Leftovers:
     def sweep(self, now: float) -> bool:
         """Let go of what is not used any more; True when there was something. Call it every second or so.
 
-        O(exchanges that began before a replacement + removed backends).
+        O(exchanges that began before a replacement + removed backends), of which it frees at most STEPS.
         """
         for record in self._replaced:
             if record.looked_through:
@@ -172,7 +183,11 @@ class Leftovers:
                 plan.line = None
                 plan.state.backends = ()
                 plan.state.rebuild()
-        gone = [key for key, draining in self._draining.items() if self._is_done(draining)]
+        gone = (
+            []
+            if self.held
+            else list(islice((key for key, each in self._draining.items() if self._is_done(each)), STEPS))
+        )
         for key in gone:
             state = self._draining.pop(key).state
             state.connections = None  # it refers back: without this neither would ever be freed
@@ -197,7 +212,7 @@ class Leftovers:
     def _is_done(self, draining: _Draining) -> bool:
         state = draining.state
         return (
-            self.oldest > draining.generation
+            self._oldest_exchange > draining.generation
             and self._server.loads.own[state.slot] == 0
             and state.connections.active == 0
         )

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import itertools
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from random import Random
 
 import structlog
@@ -32,6 +32,7 @@ from balancer.transport.timers import Deadlines, TimerWheel
 log = structlog.get_logger()
 
 GOODBYE_SECONDS = 0.5  # an idle connection is read for so long after our FIN at shutdown
+BACKENDS_PER_PAUSE = 1000  # 5 ms
 REFUSED_LINGERING = 128  # refused clients that may stay to read their answer; from the descriptors kept in reserve
 
 
@@ -126,6 +127,7 @@ class ProxyServer:
         generation: int,
         columns: Mapping[str, int],
     ) -> Steps:
+        self.leftovers.held = True
         return Building(
             config,
             backends,
@@ -140,6 +142,10 @@ class ProxyServer:
             connect=self._new_connections,
         ).steps()
 
+    def discard(self) -> None:
+        """What was prepared, or could not be, is not committed."""
+        self.leftovers.held = False
+
     def commit(self, snapshot: Snapshot) -> None:
         """Serve from `snapshot`, the last one prepared, from now on; exchanges under way keep what they began with."""
         old = self._snapshot
@@ -147,6 +153,7 @@ class ProxyServer:
         for update in snapshot.updates:
             update.apply()
         snapshot.updates.clear()
+        self.leftovers.held = False
         self.live.take_over(snapshot)
         self._snapshot = snapshot
         if old is not None:
@@ -290,12 +297,17 @@ class ProxyServer:
         if self._snapshot is not None:
             self.reports.succeeded(self._snapshot.backends.values())
 
-    def refresh_gauges(self) -> None:
-        """Bring gauges that are not kept at every change up to date. O(backends)."""
+    def refresh_gauges(self) -> Iterator[None]:
+        """Bring gauges that are not kept at every change up to date. O(backends), with pauses."""
         if self._snapshot is None:
             return
-        for backend in (*self._snapshot.backends.values(), *self.leftovers.backends().values()):
-            connections: BackendConnections = backend.connections
+        backends = (*self._snapshot.backends.values(), *self.leftovers.backends().values())
+        for number, backend in enumerate(backends, start=1):
+            if number % BACKENDS_PER_PAUSE == 0:
+                yield
+            connections: BackendConnections | None = backend.connections
+            if connections is None:  # it was let go during a pause
+                continue
             for state, value in (("active", connections.active), ("idle", len(connections.idle))):
                 self._cells(metrics.UPSTREAM_CONNECTIONS, backend.pool, backend.name, state)[0] = value
 

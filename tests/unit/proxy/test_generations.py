@@ -490,6 +490,30 @@ def test_a_backend_that_comes_back_while_it_drains_goes_on() -> None:
     run(work)
 
 
+def test_a_removed_backend_that_is_about_to_come_back_is_not_let_go_meanwhile() -> None:
+    async def work(it: Scene) -> None:
+        it.use(it.config("a"))
+        it.use(it.config("b"))
+        assert [state.name for state in it.server.leftovers.backends().values()] == ["a"]
+        for way_on in ("discard", "commit"):
+            prepared = it.prepared(it.config("a"))
+            for _ in range(3):
+                it.server.leftovers.sweep(asyncio.get_running_loop().time())
+            assert it.server.leftovers.backends()
+            if way_on == "discard":
+                it.server.discard()
+            else:
+                it.server.commit(prepared)
+        await it.listen()
+        assert await (await it.client()).get() == (200, b"a")
+        prepared = it.prepared(it.config("b"))
+        it.server.discard()
+        it.use(it.config("b"))
+        await it.until(it.quiet)
+
+    run(work)
+
+
 def test_tunnels_to_a_removed_backend_live_on_and_hold_only_that_backend() -> None:
     async def work(it: Scene) -> None:
         it.use(it.config("a"))
