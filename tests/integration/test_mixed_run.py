@@ -41,7 +41,7 @@ LOOKS_APART = 0.5  # seconds between two scrapes
 ANSWERED_WITHIN = 5.0  # an answer of the admin address
 RELOADED_WITHIN = 15.0  # two attempts of a reload that a worker's death spoils, and what starting a worker takes
 HEALED_WITHIN = 30.0  # checks, an ejection, and the longest back-off of a worker that was killed again and again
-GROWTH_MAX = 8 * 1024 * 1024  # bytes of memory above those after the first tenth
+GROWTH_MAX = 4 * 1024 * 1024  # bytes of memory above those after the first tenth
 PATIENCE = 20.0
 STATES = {"drain": "drain", "undrain": "active"}  # by kind of action: what the admin API is told
 
