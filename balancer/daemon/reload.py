@@ -30,6 +30,7 @@ from balancer.transport.sockets import BindError, url
 
 log = structlog.get_logger()
 
+STOPPING = "the daemon is stopping"
 TOLD_MAX = 20  # changes or problems in one log event
 
 
@@ -82,6 +83,8 @@ class Reloader:
         self._serial = asyncio.Lock()
         self._settling = Settling()
         self._asked: dict[bool, asyncio.Task[ReloadResult]] = {}
+        self._tasks: set[asyncio.Task[ReloadResult]] = set()
+        self._closed = False
 
     @property
     def plan(self) -> Prepare:
@@ -112,16 +115,20 @@ class Reloader:
         asked = self._asked.get(dry_run)
         if asked is None:
             asked = self._asked[dry_run] = asyncio.ensure_future(self._reload(dry_run))
+            self._tasks.add(asked)
+            asked.add_done_callback(self._tasks.discard)
         return await asyncio.shield(asked)
 
     async def reapply(self) -> ReloadResult:
         """Put the file as it was last read to use once more: `alter` makes something else of it now."""
         async with self._serial:
-            return await self._change(self.file, [])
+            return self._refuse([STOPPING], dry_run=True) if self._closed else await self._change(self.file, [])
 
     async def _reload(self, dry_run: bool) -> ReloadResult:
         async with self._serial:
             del self._asked[dry_run]  # who asks from now on may know of a later change
+            if self._closed:
+                return self._refuse([STOPPING], dry_run=True)
             answer = await self._loader.load()
             if isinstance(answer, BadConfig):
                 return self._refuse(list(answer.problems), dry_run)
@@ -134,8 +141,9 @@ class Reloader:
             return ReloadResult(True, self.plan.generation, wanted.changes, list(answer.warnings))
 
     def close(self) -> None:
-        """End what is under way; nothing is asked any more."""
-        for task in self._asked.values():
+        """The daemon stops: end what is under way, and refuse what is asked from now on."""
+        self._closed = True
+        for task in self._tasks:
             task.cancel()
         self._loader.close()
 
