@@ -6,19 +6,21 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import uvloop
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
 
 _PATIENCE = 20.0
 _ROOT = Path(__file__).resolve().parents[2]
 
 
 async def _echo(connection: ServerConnection) -> None:
-    async for message in connection:
-        await connection.send(message)
+    with suppress(ConnectionClosed):  # a test may end clients, or who is between, in any way
+        async for message in connection:
+            await connection.send(message)
 
 
 async def _serve() -> None:
