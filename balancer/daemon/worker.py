@@ -344,8 +344,9 @@ class Worker:
         """Let go of what replaced generations left, as far as nothing uses it."""
         if self._prepared is None and not self._building.locked():
             self._settling.settle()
-        if server.leftovers.sweep(monotonic()):
+        while server.leftovers.sweep(monotonic()):
             self._series_due = True
+            await asyncio.sleep(0)
         self._oldest = server.leftovers.oldest
         if self._series_due and self._prepared is None and not self._building.locked():
             async with self._building:
