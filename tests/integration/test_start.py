@@ -100,7 +100,7 @@ def test_root_is_given_up_after_binding() -> None:
 
 
 def test_signals_that_change_nothing(tmp_path: Path) -> None:
-    """A terminal's Ctrl-C reaches the workers too: they leave it to the supervisor. SIGHUP reads the same file again."""
+    """A terminal's Ctrl-C reaches the workers too: they leave it to the supervisor. SIGHUP reads the file again."""
     with Daemon(configuration(shutdown_delay="60s"), tmp_path) as daemon:
         for pid in daemon.workers().values():
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
