@@ -86,11 +86,11 @@ class LiveStates:
             backend = self._backends.get(standing.slot)
             if backend is None:
                 continue
-            backend.eligible = standing.eligible
-            backend.weight = standing.weight
-            backend.share = standing.share
-            backend.doubtful = standing.doubtful
-            touched[backend.pool] = None
+            before = backend.eligible, backend.weight, backend.share, backend.doubtful
+            decided = standing.eligible, standing.weight, standing.share, standing.doubtful
+            if decided != before:  # a rebuild costs O(n log n), and a reload replays everything
+                backend.eligible, backend.weight, backend.share, backend.doubtful = decided
+                touched[backend.pool] = None
             state = self._plans[backend.pool].state
             if standing.trial and backend not in state.trials:
                 state.trials.append(backend)
