@@ -89,5 +89,10 @@ def _measure_idle(rows: Sequence[Row], plan: Plan, site: Site, progress: Progres
 
 
 def _in_turn(rows: Sequence[Row], number: int) -> Sequence[Row]:
-    """Forwards in even rounds, backwards in odd ones: a drift of the machine hits all alike (A B C, C B A, ...)."""
-    return rows if number % 2 == 0 else rows[::-1]
+    """Forwards in even rounds, backwards in odd ones, each from another row on: a drift of the machine hits all alike.
+
+    Without the other beginning the second mode of the first proxy would always be what ends that proxy's rest.
+    """
+    begin = number % len(rows)
+    turned = [*rows[begin:], *rows[:begin]]
+    return turned if number % 2 == 0 else turned[::-1]
