@@ -108,11 +108,6 @@ class PoolState:
         self._pick = self._pick_by_share if self._starting and not scaled else self.strategy.pick
         self.pick = self._pick_below_limits if self._limited else self._pick
 
-    @property
-    def limited(self) -> bool:
-        """Whether every eligible backend has a limit, so that all can be full."""
-        return len(self._limited) == len(self.eligible) > 0
-
     def explain(self, now: float) -> errors.Outcome:
         """Why `pick` gave None: POOL_FULL when somebody is eligible, POOL_DOWN or POOL_EMPTY when nobody is."""
         if self.eligible:

@@ -198,10 +198,6 @@ class Supervisor:
         if result.ok:
             self._operator.taken_into_use(self._reloader.file, starting=False)
 
-    async def reload(self, *, dry_run: bool = False) -> ReloadResult:
-        """Read the configuration again and put it to use, or tell what would change."""
-        return await self._reloader.reload(dry_run=dry_run)
-
     def _reload_later(self) -> None:
         """Somebody who waits for no answer asks for a reload."""
         if self._stop.is_set():
