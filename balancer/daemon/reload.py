@@ -6,7 +6,7 @@ memory, TLS files, new addresses, and what every worker says of it.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -56,8 +56,8 @@ class Reloader:
     """Changes the generation in use. `start` comes first.
 
     `in_use(plan)` is called when all workers are ready for a generation, just before they begin to use it; what it says
-    to them arrives first. `alter` makes of the file's configuration the one to use. `ended(result)` hears how each
-    reload that was no dry run ended.
+    to them in its slices arrives first. `alter` makes of the file's configuration the one to use. `ended(result)` hears
+    how each reload that was no dry run ended.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Reloader:
         workers: Workers,
         bindings: Bindings,
         columns: Columns,
-        in_use: Callable[[Prepare], None],
+        in_use: Callable[[Prepare], Iterable[None]],
         ended: Callable[[ReloadResult], None],
         alter: Callable[[Config], Config] = lambda config: config,
     ) -> None:
@@ -106,7 +106,8 @@ class Reloader:
         _log_failures(config, resolution)
         backends, columns = self._columns.take(1, config, resolution)
         self._plan = Prepare(1, config, backends, files, columns, self._workers.rows(slots))
-        self._in_use(self._plan)
+        for _ in self._in_use(self._plan):
+            pass
 
     # ---- asking
 
@@ -236,8 +237,8 @@ class Reloader:
                     raise NotUsableError(*problems)
                 self._plan = plan
                 done = True
-                self._in_use(plan)
-                await asyncio.sleep(0)
+                for _ in self._in_use(plan):
+                    await asyncio.sleep(0)
                 await two_phases.commit(workers, plan)
                 await self._workers.lending.switch(change)
                 await self._workers.resize(wanted.slots)

@@ -55,11 +55,11 @@ async def resolve(config: Config, lookup: Lookup = look_up, *, timeout: float = 
             else:
                 task.result()
     addresses: dict[tuple[str, str], tuple[Address, ...]] = {}
-    for pool in config.pools:
-        for number, backend in enumerate(pool.backends, start=1):
-            addresses[pool.name, backend.name] = _addresses(backend, found)
-            if number % PER_TURN == 0:
-                await asyncio.sleep(0)
+    backends = ((pool.name, backend) for pool in config.pools for backend in pool.backends)
+    for number, (pool_name, backend) in enumerate(backends, start=1):
+        addresses[pool_name, backend.name] = _addresses(backend, found)
+        if number % PER_TURN == 0:
+            await asyncio.sleep(0)
     return Resolution(addresses, failures)
 
 

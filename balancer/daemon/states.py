@@ -7,7 +7,7 @@ messages.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from random import Random
 from typing import NamedTuple
@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from balancer.admin.changes import UnknownBackendError
-from balancer.config.model import Config, ResolvedBackend
+from balancer.config.model import Config, Pool, ResolvedBackend
 from balancer.daemon.messages import BackendStates, Outcomes
 from balancer.resilience.health import HealthTracker
 from balancer.resilience.known_backend import Address, BackendFacts, Happening, What
@@ -29,6 +29,7 @@ from balancer.telemetry.registry import Sample
 log = structlog.get_logger()
 
 POOLS_PER_TICK = 500  # looked at in one tick: a few milliseconds
+BACKENDS_PER_SLICE = 1000  # taken in before the loop gets a turn: about 10 ms
 GAUGES_PER_TICK = 1000  # set after a configuration came into use: a millisecond or two
 TRIAL_PATIENCE = 5.0  # seconds: a worker that has no result of its trial by then may have had no request for it
 
@@ -93,37 +94,61 @@ class States:
         To be called before workers use it, so that they hold the standings of new backends by then. `starting`: it is
         the first of this process.
         """
+        for _ in self.configure_in_slices(config, backends, starting=starting):
+            pass
+
+    def configure_in_slices(
+        self, config: Config, backends: Iterable[ResolvedBackend], *, starting: bool = False
+    ) -> Iterator[None]:
+        """The same with pauses, in which everything else may be called: a pool is as before or as it is to be."""
         now = self._now()
         by_pool: dict[str, list[ResolvedBackend]] = {pool.name: [] for pool in config.pools}
         for backend in backends:
             by_pool[backend.pool].append(backend)
-        self._forget_metrics(config)
-        self._pools = {
-            pool.name: self._pools.get(pool.name) or PoolStandings(pool.name, self._rng) for pool in config.pools
-        }
-        self._places = {
-            backend.slot: _Place(self._pools[pool], backend.name, backend.address)
-            for pool, members in by_pool.items()
-            for backend in members
-        }
-        self._down = {name: None for name in self._down if name in self._pools}
-        self._checks = {}
-        self._awake = {}
-        self._stirred = {}
+        self._forget(config)
+        yield
+        taken = 0
         for pool in config.pools:
-            standings = self._pools[pool.name]
-            happenings = standings.configure(pool, by_pool[pool.name], now, starting=starting)
-            self._checks.update(standings.trackers())
-            self._happened(standings, happenings)
-            self._counted.set(metrics.PANIC, (pool.name,), float(standings.panic))
+            self._configure_pool(pool, by_pool[pool.name], now, starting=starting)
+            taken += len(pool.backends)
+            if taken >= BACKENDS_PER_SLICE:
+                taken = 0
+                self._send()
+                yield
+        self._pools = {pool.name: self._pools[pool.name] for pool in config.pools}  # in the order of the file
         self._gauges = deque((standings, name) for standings in self._pools.values() for name in standings.names)
         self._set_gauges()
         for slot in self._trials.keys() | {slot for standings in self._pools.values() for slot in standings.trials}:
             self._settle_trial(slot)
         self._send()
 
+    def _forget(self, config: Config) -> None:
+        """Let go of the pools that are no more."""
+        self._gauges.clear()  # all of them are set at the end
+        self._forget_metrics(config)
+        for name in self._pools.keys() - {pool.name for pool in config.pools}:
+            self._forget_slots(self._pools.pop(name))
+            for known in (self._awake, self._stirred, self._down):
+                known.pop(name, None)
+
+    def _configure_pool(self, pool: Pool, backends: list[ResolvedBackend], now: float, *, starting: bool) -> None:
+        standings = self._pools.get(pool.name) or PoolStandings(pool.name, self._rng)
+        self._pools[pool.name] = standings
+        self._forget_slots(standings)
+        happenings = standings.configure(pool, backends, now, starting=starting)
+        for backend in backends:
+            self._places[backend.slot] = _Place(standings, backend.name, backend.address)
+        self._checks.update(standings.trackers())
+        self._happened(standings, happenings)
+        self._counted.set(metrics.PANIC, (pool.name,), float(standings.panic))
+
+    def _forget_slots(self, standings: PoolStandings) -> None:
+        for slot in standings.slots:
+            del self._places[slot]
+            self._checks.pop(slot, None)
+
     def checks(self) -> Mapping[int, HealthTracker]:
-        """The health of every slot that is checked; another mapping after each `configure`, with the same trackers."""
+        """The health of every slot that is checked. A live view."""
         return self._checks
 
     # ---- what happens

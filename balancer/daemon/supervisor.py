@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any, TextIO
@@ -181,11 +181,16 @@ class Supervisor:
 
     # ---- the configuration
 
-    def _in_use(self, plan: Prepare) -> None:
-        """Every worker has this generation ready and is about to use it; what is told to them here arrives first."""
+    def _in_use(self, plan: Prepare) -> Iterator[None]:
+        """Every worker has this generation ready and is about to use it; what is told to them here arrives first.
+
+        In slices: the loop may go on between any two.
+        """
         log_before, self._config = self._config.log, plan.config
         self._view.serve_generation(plan.generation, plan.config, plan.backends)
-        self._states.configure(plan.config, plan.backends, starting=plan.generation == 1)
+        yield
+        yield from self._states.configure_in_slices(plan.config, plan.backends, starting=plan.generation == 1)
+        yield
         self._health.configure(plan.config, plan.backends, plan.files)
         level = plan.config.log.level
         if level != log_before.level:

@@ -66,6 +66,11 @@ class PoolStandings:
         return self._wanted.keys()
 
     @property
+    def slots(self) -> Set[int]:
+        """The slots of all backends. A live view."""
+        return self._known.keys()
+
+    @property
     def trials(self) -> Set[int]:
         """The slots whose backend waits for the one request that decides whether it returns. A live view."""
         return self._trials

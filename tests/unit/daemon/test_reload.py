@@ -1,7 +1,7 @@
 """From a file to another generation: in which order, what each step may refuse, and that a refusal leaves no trace."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -134,13 +134,17 @@ class Scene:
             workers=cast(Workers, self.workers),
             bindings=cast(Bindings, FakeBindings(self.diary)),
             columns=self.columns,
-            in_use=lambda plan: self.diary.append(f"in use {plan.generation}"),
+            in_use=self.in_use,
             ended=self.results.append,
             alter=self.alter,
         )
 
     async def nothing(self) -> None:
         pass
+
+    def in_use(self, plan: Prepare) -> Iterator[None]:
+        yield
+        self.diary.append(f"in use {plan.generation}")
 
     def alter(self, config: Config) -> Config:
         pools = tuple(msgspec.structs.replace(pool, backends=(*pool.backends, *self.extra)) for pool in config.pools)

@@ -1,6 +1,7 @@
 """What the supervisor decides reaches every worker: at once, once, and a trial at exactly one of them."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from random import Random
 
 import msgspec
@@ -20,6 +21,7 @@ from balancer.config.model import (
     ResolvedBackend,
     Route,
 )
+from balancer.daemon import states
 from balancer.daemon.messages import BackendStates, Failure, Outcomes, Successes
 from balancer.daemon.states import POOLS_PER_TICK, TRIAL_PATIENCE, States
 from balancer.resilience.known_backend import State
@@ -404,6 +406,70 @@ def test_checks_are_those_of_the_configuration_and_trackers_outlive_a_reload() -
     fleet.states.configure(after, resolved(after))
     assert set(fleet.states.checks()) == {98, 100}
     assert fleet.states.checks()[98] is before[98]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_happens_while_a_configuration_is_taken_in_workers_hold_what_is_decided(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(states, "BACKENDS_PER_SLICE", 1)
+    rng = Random(seed)
+
+    def some() -> Config:
+        pools = {
+            name: {
+                "backends": "".join(sorted(rng.sample("abcdef", rng.randint(1, 5)))),
+                "health_check": rng.choice([None, CHECK]),
+                "outlier_detection": rng.choice([None, EJECT]),
+                "slow_start": rng.choice([None, 5.0]),
+            }
+            for name in rng.sample("pqrs", rng.randint(1, 4))
+        }
+        return config_of(**{name: dict(settings) for name, settings in pools.items()})
+
+    def with_slots(config: Config) -> list[ResolvedBackend]:
+        """A slot belongs to a pool and a backend, and so is never another's."""
+        return [msgspec.structs.replace(one, slot=1000 * ord(one.pool) + ord(one.name)) for one in resolved(config)]
+
+    def something(fleet: Fleet) -> None:
+        fleet.now += rng.choice([0.0, 0.1, 4.0])
+        slot, worker = 1000 * rng.choice(b"pqrs") + rng.choice(b"abcdef"), rng.randrange(2)
+        match rng.randrange(5):
+            case 0:
+                fleet.states.outcomes(worker, Outcomes((Failure(slot, "reset", 0),) * 3, ()))
+            case 1:
+                fleet.states.checked(slot, rng.random() < 0.5, "as told")
+            case 2:
+                fleet.states.tick()
+            case 3:
+                fleet.leave(worker)
+                fleet.join(worker)
+            case 4:
+                with suppress(UnknownBackendError):
+                    fleet.states.set_live(chr(slot // 1000), chr(slot % 1000), weight=rng.randint(0, 3))
+
+    fleet = Fleet(some())
+    for _ in range(20):
+        config = some()
+        for _ in fleet.states.configure_in_slices(config, with_slots(config)):
+            for _ in range(rng.randrange(4)):
+                something(fleet)
+        for _ in range(rng.randrange(4)):
+            something(fleet)
+        fleet.states.tick()
+        slots = {one.slot for one in with_slots(config)}
+        for worker in range(2):
+            held = {slot: standing for slot, standing in fleet.held[worker].items() if slot in slots}
+            before = dict(held)
+            fleet.leave(worker)
+            fleet.join(worker)
+            after = fleet.held[worker]
+            assert set(after) == slots == set(before)
+            for slot in slots:
+                assert msgspec.structs.replace(before[slot], trial=False) == msgspec.structs.replace(
+                    after[slot], trial=False
+                )
+            assert fleet.states.checks().keys() <= slots
 
 
 # ---- metrics and logs
