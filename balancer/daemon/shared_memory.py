@@ -134,6 +134,17 @@ class SlotsExhaustedError(BalancerError):
 K = TypeVar("K", bound=Hashable)
 
 
+class _Held(Generic[K]):
+    """A name that has a number, and how many living generations know it."""
+
+    __slots__ = ("name", "number", "users")
+
+    def __init__(self, name: K, number: int) -> None:
+        self.name = name
+        self.number = number
+        self.users = 0
+
+
 class Allocator(Generic[K]):
     """Who has which number below `capacity`. Pure: generations come and go, a number is never two names' at once.
 
@@ -143,21 +154,18 @@ class Allocator(Generic[K]):
     def __init__(self, capacity: int, what: str = "backends") -> None:
         self._capacity = capacity
         self._what = what
-        self._slots: dict[K, int] = {}
-        self._names: dict[K, K] = {}  # each name once, however many generations know it
-        self._users: dict[K, int] = {}  # how many living generations know it
-        self._leaving: set[K] = set()  # known to none
-        self._generations: dict[int, tuple[K, ...]] = {}
+        self._held: dict[K, _Held[K]] = {}
+        self._leaving: dict[int, _Held[K]] = {}  # by number: those that no generation knows
+        self._generations: dict[int, list[_Held[K]]] = {}
         self._free: list[int] = []
         self._next = 0
 
     def take(self, generation: int, names: Iterable[K]) -> list[int]:
         """The numbers for a generation's names, in their order. Raises SlotsExhaustedError and then takes nothing."""
-        wanted = list(names)
         if generation in self._generations:
             raise ValueError(f"generation {generation} has its slots already")
-        distinct = dict.fromkeys(wanted)
-        new = [name for name in distinct if name not in self._slots]
+        wanted = list(names)
+        new = dict.fromkeys(name for name in wanted if name not in self._held)
         left = self._capacity - self._next + len(self._free)
         if len(new) > left:
             raise SlotsExhaustedError(
@@ -165,30 +173,30 @@ class Allocator(Generic[K]):
                 " restart to raise the number"
             )
         for name in new:
-            self._names[name] = name
-            self._slots[name] = self._free.pop() if self._free else self._claim()
-        for name in distinct:
-            self._users[name] = self._users.get(name, 0) + 1
-        self._leaving.difference_update(distinct)
-        self._generations[generation] = tuple(self._names[name] for name in distinct)
-        return [self._slots[name] for name in wanted]
+            self._held[name] = _Held(name, self._free.pop() if self._free else self._claim())
+        known = [self._held[name] for name in wanted]
+        distinct = self._generations[generation] = list(dict.fromkeys(known))
+        for held in distinct:
+            held.users += 1
+            if held.users == 1:
+                self._leaving.pop(held.number, None)
+        return [held.number for held in known]
 
     def release(self, generation: int, busy: Callable[[int], bool] = lambda _: False) -> list[int]:
         """Nobody uses this generation any more. Returns the numbers that became free. O(its names)."""
-        for name in self._generations.pop(generation):
-            self._users[name] -= 1
-            if not self._users[name]:
-                del self._users[name]
-                self._leaving.add(name)
+        for held in self._generations.pop(generation):
+            held.users -= 1
+            if not held.users:
+                self._leaving[held.number] = held
         return self.sweep(busy)
 
     def sweep(self, busy: Callable[[int], bool]) -> list[int]:
         """Free the numbers that no generation knows and that are not `busy`; returns them. O(those that wait)."""
-        gone = [name for name in self._leaving if not busy(self._slots[name])]
-        self._leaving.difference_update(gone)
-        freed = [self._slots.pop(name) for name in gone]
-        for name in gone:
-            del self._names[name]
+        gone = [held for number, held in self._leaving.items() if not busy(number)]
+        freed = [held.number for held in gone]
+        for held in gone:
+            del self._leaving[held.number]
+            del self._held[held.name]
         self._free.extend(freed)
         return freed
 
@@ -198,7 +206,7 @@ class Allocator(Generic[K]):
 
     def names(self) -> Sequence[K]:
         """Every name that has a number."""
-        return list(self._slots)
+        return list(self._held)
 
     def settled(self) -> bool:
         """Whether one generation alone has all the numbers."""

@@ -294,12 +294,6 @@ def test_a_client_that_half_closes_is_gone(scene: Scene, origins: dict[str, Orig
 # Large bodies.
 
 
-def in_background(talk: Talk, data: bytes) -> threading.Thread:
-    thread = threading.Thread(target=talk.send, args=(data,))
-    thread.start()
-    return thread
-
-
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 def test_large_bodies_pass_both_ways_over_tls_on_both_sides(
     scene: Scene, origins: dict[str, Origin], framing: str
@@ -325,9 +319,8 @@ def test_large_bodies_pass_both_ways_over_tls_on_both_sides(
         else:
             sent = request(path, "Transfer-Encoding: chunked", method="POST")
             sent += b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
-        thread = in_background(talk, sent)
-        answer = talk.response()
-        thread.join(PATIENCE)
+        # Not while another thread reads: OpenSSL's connections are one thread's, and Python 3.11 does not lock them.
+        answer = talk.send(sent).response()
     assert answer.status == 200
     assert hashlib.sha256(answer.body).digest() == hashlib.sha256(body).digest()
 
