@@ -19,7 +19,7 @@ from loadtest import report
 from loadtest.statistics import ROUNDS_TO_WIN, verdict
 from tests.integration.faults.load import Size
 from tests.integration.faults.proxies import OURS, PEERS, MissingProxyError
-from tests.integration.faults.run import BACKENDS, DEFAULT, FULL, run_row
+from tests.integration.faults.run import BACKENDS, DEFAULT, ROUND, run_row
 from tests.integration.faults.scenarios import SCENARIOS, Scenario
 from tests.integration.faults.summaries import Summary, summarise
 
@@ -122,8 +122,8 @@ _INTRODUCTION = """\
 What clients see while backends and workers fail: the balancer beside nginx and HAProxy.
 Written by `python -m loadtest.faults`; not edited by hand.
 
-- Load: {gets:,} GETs and {posts:,} POSTs in {seconds:g} s for each row, proxy and round; {rounds} round(s), \
-interleaved. Connections are kept alive. The client sends every request once and never again, at a steady rate, \
+- Load: {gets:,} GETs and {posts:,} POSTs in {seconds:g} s for each row, proxy and round; {rounds} round(s), the proxies \
+in turns. Connections are kept alive. The client sends every request once and never again, at a steady rate, \
 however many are still waiting.
 - Before {backends} backends, each a process that takes 5 ms for an answer and writes down every request that it gets. \
 Two workers or threads per proxy, 3 attempts, 1 s to connect and 1 s to the first byte, a check every second; the \
@@ -187,7 +187,7 @@ def _stop(signum: int, _frame: FrameType | None) -> None:
 @click.option("--row", help=f"Only these, comma-separated: {', '.join(one.name for one in SCENARIOS)}.")
 @click.option("--proxy", help=f"Only these, comma-separated: {', '.join(NAMES)}.")
 @click.option("--rounds", type=click.IntRange(min=1), help=f"Rounds per row and proxy (default {ROUNDS_TO_WIN}).")
-@click.option("--quick", is_flag=True, help="A tenth of the load, one round: shows that it runs, decides nothing.")
+@click.option("--quick", is_flag=True, help="Less load, one round: shows that it runs, decides nothing.")
 @click.option("--gates", is_flag=True, help="Exit 1 when a bound is broken, a row lost, or too few are won.")
 @click.option(
     "--page",
@@ -203,7 +203,7 @@ def main(
     chosen = _chosen([one.name for one in SCENARIOS], row)
     scenarios = [one for one in SCENARIOS if one.name in chosen]
     proxies = _chosen(NAMES, proxy)
-    size, rounds = (DEFAULT if quick else FULL), rounds or (_QUICK_ROUNDS if quick else ROUNDS_TO_WIN)
+    size, rounds = (DEFAULT if quick else ROUND), rounds or (_QUICK_ROUNDS if quick else ROUNDS_TO_WIN)
     signal.signal(signal.SIGTERM, _stop)
     try:
         results = run_all(scenarios, proxies, size, rounds, console)
