@@ -123,8 +123,8 @@ What clients see while backends and workers fail: the balancer beside nginx and 
 Written by `python -m loadtest.faults`; not edited by hand.
 
 - Load: {gets:,} GETs and {posts:,} POSTs in {seconds:g} s for each row, proxy and round; {rounds} round(s), \
-the proxies in turns. Connections are kept alive. The client sends every request once and never again, at a steady rate, \
-however many are still waiting.
+the proxies in turns. Connections are kept alive. The client sends every request once and never again, at a steady \
+rate, however many are still waiting.
 - Before {backends} backends, each a process that takes 5 ms for an answer and writes down every request that it gets. \
 Two workers or threads per proxy, 3 attempts, 1 s to connect and 1 s to the first byte, a check every second; the \
 configurations, with the reason for each line, are `faults_*` in `loadtest/peers/`.
