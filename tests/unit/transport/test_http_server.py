@@ -8,6 +8,7 @@ from typing import Any
 
 import h11
 import pytest
+import uvloop
 
 from balancer.transport import http_server
 from balancer.transport.http_server import BODY_MAX, HEAD_MAX, HttpServer, Request, Response
@@ -325,3 +326,224 @@ def test_it_serves_on_a_unix_socket(tmp_path: Path) -> None:
         return answer
 
     assert read_answers(asyncio.run(scenario())) == [(200, b"GET /a b=c ")]
+
+
+# ---- bodies that are streamed, clients that leave, and both event loops
+
+
+def uvloop_or_asyncio() -> list[Any]:
+    return [pytest.param(asyncio.new_event_loop, id="asyncio"), pytest.param(uvloop.new_event_loop, id="uvloop")]
+
+
+def run_on(factory: Callable[[], asyncio.AbstractEventLoop], scenario: Callable[[], Any]) -> Any:
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(scenario())
+
+
+class Streamed:
+    """A server that streams every body; what it saw, and a client."""
+
+    def __init__(self, handler: Callable[[Request], Awaitable[Response]], **options: Any) -> None:
+        self.server = HttpServer(handler, streamed=lambda request: True, cancel_when_gone=True, **options)
+
+    async def __aenter__(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        sock = bound()
+        port = sock.getsockname()[1]
+        await self.server.start(sock)
+        reader, self.writer = await asyncio.open_connection("127.0.0.1", port)
+        return reader, self.writer
+
+    async def __aexit__(self, *error: object) -> None:
+        self.writer.close()
+        await self.server.close()
+
+
+async def upper(request: Request) -> Response:
+    """Answer each piece of the body as it comes."""
+
+    async def answers() -> AsyncIterator[bytes]:
+        assert request.stream is not None
+        async for piece in request.stream:
+            yield piece.upper()
+
+    return Response(200, answers())
+
+
+CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("factory", uvloop_or_asyncio())
+def test_a_streamed_body_is_answered_while_it_is_still_coming(factory: Any) -> None:
+    async def scenario() -> None:
+        async with Streamed(upper) as (reader, writer), asyncio.timeout(DEADLINE):
+            writer.write(CHUNKED + b"3\r\nabc\r\n")
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert b"connection: close" in head  # the end of the body is not known yet
+            assert await reader.readexactly(8) == b"3\r\nABC\r\n"
+            writer.write(b"2\r\nde\r")
+            assert await reader.readexactly(7) == b"2\r\nDE\r\n"
+            writer.write(b"\n0\r\n\r\n")
+            assert await reader.read() == b"0\r\n\r\n"
+
+    run_on(factory, scenario)
+
+
+@pytest.mark.parametrize("factory", uvloop_or_asyncio())
+def test_a_streamed_body_of_a_known_length_leaves_the_connection_usable(factory: Any) -> None:
+    async def scenario() -> bytes:
+        async with Streamed(upper) as (reader, writer), asyncio.timeout(DEADLINE):
+            post = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n"
+            writer.write(post + b"\r\nabc" + post + b"Connection: close\r\n\r\ndef")
+            return await reader.read()
+
+    assert read_answers(run_on(factory, scenario), (b"POST", b"POST")) == [(200, b"ABC"), (200, b"DEF")]
+
+
+def test_a_streamed_body_has_no_bound_but_what_is_not_taken_is_not_read() -> None:
+    async def scenario() -> None:
+        taking = asyncio.Event()
+        total = 0
+
+        async def handler(request: Request) -> Response:
+            nonlocal total
+            assert request.stream is not None
+            await taking.wait()
+            async for piece in request.stream:
+                total += len(piece)
+            return Response()
+
+        async with Streamed(handler) as (reader, writer), asyncio.timeout(DEADLINE):
+            size = 8 * BODY_MAX
+            writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size)
+            writer.write(b"a" * size)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await writer.drain()  # more than the buffers of the system hold stays with the client
+            taking.set()
+            await writer.drain()
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+            assert total == size
+
+    asyncio.run(scenario())
+
+
+def test_a_streamed_body_that_breaks_its_framing_ends_there_and_so_does_the_connection() -> None:
+    async def scenario() -> bytes:
+        async with Streamed(upper) as (reader, writer), asyncio.timeout(DEADLINE):
+            writer.write(CHUNKED + b"3\r\nabc\r\nnonsense\r\n" + GET)
+            return await reader.read()
+
+    assert read_answers(asyncio.run(scenario()), (b"POST",)) == [(200, b"ABC")]
+
+
+@pytest.mark.parametrize("factory", uvloop_or_asyncio())
+@pytest.mark.parametrize("half", [True, False], ids=["its side is closed", "the connection is closed"])
+def test_a_client_that_leaves_cancels_its_handler_where_that_is_asked_for(factory: Any, half: bool) -> None:
+    async def scenario() -> None:
+        entered, cancelled = asyncio.Event(), asyncio.Event()
+
+        async def waiting(request: Request) -> Response:
+            entered.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cancelled.set()
+            raise AssertionError
+
+        async with Streamed(waiting) as (_, writer), asyncio.timeout(DEADLINE):
+            writer.write(GET)
+            await entered.wait()
+            if half:
+                writer.write_eof()
+            else:
+                writer.close()
+            await cancelled.wait()
+
+    run_on(factory, scenario)
+
+
+def test_a_handler_goes_on_when_its_client_leaves_unless_told_otherwise() -> None:
+    async def scenario() -> None:
+        entered, leave, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def slow(request: Request) -> Response:
+            entered.set()
+            await leave.wait()
+            done.set()
+            return Response()
+
+        server = HttpServer(slow)
+        sock = bound()
+        port = sock.getsockname()[1]
+        await server.start(sock)
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(GET)
+        async with asyncio.timeout(DEADLINE):
+            await entered.wait()
+            writer.transport.abort()
+            await asyncio.sleep(0.05)
+            leave.set()
+            await done.wait()
+        await server.close()
+
+    asyncio.run(scenario())
+
+
+class Pieces:
+    """A body that says when it is closed."""
+
+    def __init__(self) -> None:
+        self.closed = asyncio.Event()
+
+    def __aiter__(self) -> "Pieces":
+        return self
+
+    async def __anext__(self) -> bytes:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def aclose(self) -> None:
+        self.closed.set()
+
+
+@pytest.mark.parametrize("request_bytes", [GET, GET.replace(b"GET", b"HEAD")])
+def test_a_body_of_pieces_is_closed_although_nobody_takes_it(request_bytes: bytes) -> None:
+    async def scenario() -> None:
+        body = Pieces()
+
+        async def handler(request: Request) -> Response:
+            return Response(200, body)
+
+        async with Streamed(handler) as (_, writer), asyncio.timeout(DEADLINE):
+            writer.write(request_bytes)
+            await asyncio.sleep(0.02)
+            writer.write_eof()
+            await body.closed.wait()
+
+    asyncio.run(scenario())
+
+
+def test_bodies_may_be_larger_and_refusals_worded_where_that_is_asked_for() -> None:
+    def refusal(status: int, message: str) -> Response:
+        return Response(status, f"no: {message}".encode())
+
+    async def length(request: Request) -> Response:
+        return Response(200, b"%d" % len(request.body))
+
+    head = b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+    size = 2 * BODY_MAX
+    assert read_answers(run(length, head % size, b"a" * size, eof=True, body_max=size)) == [(200, b"%d" % size)]
+    answer = run(length, head % (size + 1), eof=True, body_max=size, refusal=refusal)
+    assert read_answers(answer) == [(413, b"no: a request body may have %d bytes" % size)]
+
+
+def test_a_line_end_in_a_response_field_is_an_error_of_ours() -> None:
+    async def split(request: Request) -> Response:
+        return Response(200, b"", headers=(("x", "a\r\nb: c"),))
+
+    async def scenario() -> tuple[bytes, list[str]]:
+        told: list[str] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(str(context["exception"])))
+        return await exchange(HttpServer(split), GET, eof=True), told
+
+    assert asyncio.run(scenario()) == (b"", ["line end in a response field"])
