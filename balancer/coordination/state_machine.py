@@ -62,11 +62,14 @@ class Applied(NamedTuple):
 
     `result`: for whoever asked; None for an entry without a command. `revision`: the store's after it.
     `changes`: what that revision changed, for watches and waiters; none where the store stayed as it was.
+    `command`: what the entry holds, where that can be read. `done`: it was done now, not recalled or refused.
     """
 
     result: Answer | None
     revision: int
     changes: Changes = ()
+    command: Command | None = None
+    done: bool = False
 
 
 class OutOfOrderError(BalancerError):
@@ -124,18 +127,19 @@ class StateMachine:
             space.sweep(SWEEP_PER_ENTRY)
         if not data:
             return Applied(None, space.revision)
+        command = None
         try:
             command = decode(data)
             known = self.sessions.recall(command) if command.session else None
         except CoordinationError as refused:
-            return Applied(refused, space.revision)
+            return Applied(refused, space.revision, (), command)
         if known is not None:
-            return Applied(known, space.revision)
+            return Applied(known, space.revision, (), command)
         answer = self._do(command)
         changes = space.commit()
         if command.session:
             self.sessions.keep(command, answer)
-        return Applied(answer, space.revision, changes)
+        return Applied(answer, space.revision, changes, command, not isinstance(answer, CoordinationError))
 
     def _do(self, command: Command) -> Answer:
         if command.decided_term and command.decided_term != self.applied_term:
