@@ -11,12 +11,50 @@ The driver's duty, for every `Ready` in the order of their numbers:
 5. Answer `reads`: each may read the state machine once `applied >= index`.
 
 If writing fails, the driver must not call `persisted`, send anything or go on.
+
+A crash may lose the end of what was not synced, never something before what it keeps: the order of 2 is that of the
+disk. On a start the core is given what the disk has: the newest snapshot's mark, the entries after it, the hard state.
+
+Bytes of snapshots do not pass through Ready: the core reads and writes them chunk by chunk in a `SnapshotStore`. What
+it received and found whole is named by `Ready.snapshot`; making that durable and installing it is part of 2 and 4.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from balancer.raft.log_entry import Entry, HardState, NodeId, SnapshotMark
 from balancer.raft.message import Message
+
+
+class SnapshotStore(Protocol):
+    """Where a member's snapshots are. A failing disk raises, which ends the member.
+
+    The store keeps what may still be sent: the newest snapshot that `Node.compact` named, and the one before it.
+    """
+
+    def size(self, mark: SnapshotMark) -> int:
+        """Bytes of the snapshot with this mark; 0 = it is not here (any longer)."""
+        ...
+
+    def read(self, mark: SnapshotMark, offset: int, size: int) -> bytes:
+        """`size` bytes of it from `offset` on, fewer at its end."""
+        ...
+
+    def begin(self, mark: SnapshotMark, size: int) -> None:
+        """A snapshot of `size` bytes is about to arrive. Whatever arrived before of another is void."""
+        ...
+
+    def write(self, offset: int, data: bytes) -> None:
+        """The next bytes of what arrives. Offsets follow each other without gaps."""
+        ...
+
+    def finish(self, mark: SnapshotMark) -> bool:
+        """All bytes were written. Whether they are a good snapshot with this mark; if not, they are void."""
+        ...
+
+    def checksum(self, data: bytes) -> int:
+        """CRC-32C of a chunk."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
