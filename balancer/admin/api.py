@@ -7,7 +7,6 @@ probes needs it. Answers say what is wrong with a request and nothing about our 
 
 import asyncio
 import hmac
-import ipaddress
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Protocol
 from urllib.parse import parse_qsl, unquote
@@ -19,6 +18,7 @@ from balancer.admin.changes import RefusedChangeError, SupervisorChanges, Unknow
 from balancer.admin.status import PoolStatus
 from balancer.telemetry.aggregate import Aggregate
 from balancer.telemetry.exposition import CONTENT_TYPE, render
+from balancer.transport.host_check import HostCheck
 from balancer.transport.http_server import Request, Response, error_response
 
 READ = ("GET", "HEAD")
@@ -60,7 +60,7 @@ class AdminApi:
     ) -> None:
         self._view = view
         self._token = token
-        self._hosts = frozenset(host.lower().rstrip(".") for host in hosts) | {"localhost"}
+        self._hosts = HostCheck(hosts)
         self._addresses: dict[str, _Methods] = {
             "/metrics": _read(self._metrics),
             "/livez": _read(self._livez),
@@ -79,7 +79,7 @@ class AdminApi:
 
     async def __call__(self, request: Request) -> Response:
         """Answer one request."""
-        if not self._host_accepted(request.headers.get("host", "")):
+        if not self._hosts.accepts(request.headers.get("host", "")):
             return error_response(
                 403, "host_refused", "the Host must be an IP address, localhost, or a name in admin.hosts"
             )
@@ -105,20 +105,6 @@ class AdminApi:
             return error_response(404, error.code, str(error))
         except RefusedChangeError as error:
             return error_response(409, "refused", str(error))
-
-    def _host_accepted(self, host: str) -> bool:
-        name = host.lower()
-        if name.startswith("["):
-            name = name[1:].partition("]")[0]
-        elif name.count(":") == 1:
-            name = name.partition(":")[0]
-        if name.rstrip(".") in self._hosts:
-            return True
-        try:
-            ipaddress.ip_address(name)
-        except ValueError:
-            return False
-        return True
 
     def _authorized(self, authorization: str) -> bool:
         if self._token is None:
