@@ -1,6 +1,7 @@
 """A small HTTP/1.1 client for our own programs and probes: one request per connection, everything bounded.
 
-Addresses are `http://host:port` and `unix:/path`. Not for traffic: the data path has its own.
+Addresses are `http://host:port` and `unix:/path`. Not for traffic: the data path has its own. The coordination client,
+which keeps connections and reads streams, uses the parts: addresses, request heads, errors in words.
 """
 
 import asyncio
@@ -44,7 +45,7 @@ async def request(
 
     Raises HttpClientError: not reachable, no complete answer in time, no HTTP, or more than 64 MiB.
     """
-    host, port, socket_path = _address_of(url)
+    host, port, socket_path = address_of(url)
     try:
         async with asyncio.timeout(timeout):
             if socket_path:
@@ -52,20 +53,24 @@ async def request(
             else:
                 reader, writer = await asyncio.open_connection(host, port, limit=HEAD_MAX)
             try:
-                writer.write(_request_head(method, path, _host_field(host, port), headers, len(body)) + body)
+                writer.write(request_head(method, path, host_field(host, port), headers, len(body)) + body)
                 return await _read_response(reader, method)
             finally:
                 writer.transport.abort()
     except TimeoutError:
         raise HttpClientError(f"no complete answer from {url} within {timeout:g} s") from None
     except OSError as error:
-        # asyncio puts the address into strerror; a failed look-up has a negative errno and its own text.
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
-        raise HttpClientError(f"cannot talk to {url}: {reason}") from None
+        raise HttpClientError(f"cannot talk to {url}: {reason_of(error)}") from None
 
 
-def _address_of(url: str) -> tuple[str, int, str]:
-    """(host, port, "") or ("", 0, path of a Unix socket)."""
+def reason_of(error: OSError) -> str:
+    """What went wrong, without the address."""
+    # asyncio puts the address into strerror; a failed look-up has a negative errno and its own text.
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
+
+
+def address_of(url: str) -> tuple[str, int, str]:
+    """(host, port, "") or ("", 0, path of a Unix socket). Raises HttpClientError when `url` is neither."""
     if url.startswith("unix:"):
         return "", 0, url.removeprefix("unix:")
     try:
@@ -78,14 +83,23 @@ def _address_of(url: str) -> tuple[str, int, str]:
     return host, port or 80, ""
 
 
-def _host_field(host: str, port: int) -> str:
+def host_field(host: str, port: int) -> str:
+    """The Host field for an address."""
     if not host:
         return "localhost"
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _request_head(method: str, path: str, host: str, headers: Iterable[tuple[str, str]], length: int) -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", f"host: {host}", "connection: close"]
+def request_head(
+    method: str, path: str, host: str, headers: Iterable[tuple[str, str]], length: int, *, keep: bool = False
+) -> bytes:
+    """A request's head for a body of `length` bytes. `keep`: the connection is to live on.
+
+    Raises HttpClientError when a line end is inside a line.
+    """
+    lines = [f"{method} {path} HTTP/1.1", f"host: {host}"]
+    if not keep:
+        lines.append("connection: close")
     lines += [f"{name}: {value}" for name, value in headers]
     if length or method in ("POST", "PUT", "PATCH"):
         lines.append(f"content-length: {length}")

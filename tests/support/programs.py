@@ -9,6 +9,7 @@ import pytest
 # program -> the Debian package that has it. A program outside this table is asked for under its own name.
 PACKAGES = {
     "curl": "curl",
+    "etcd": "etcd-server",
     "h2load": "nghttp2-client",
     "haproxy": "haproxy",
     "nginx": "nginx",
