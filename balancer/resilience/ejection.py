@@ -4,7 +4,7 @@ CLOSED (in use) -> OPEN (ejected, for a time) -> HALF_OPEN (one real request or 
 OPEN again for longer. A backend in OBSERVED is in use: in mode `observe` it stands for OPEN, and ends in CLOSED.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from math import ceil, floor, inf
@@ -67,14 +67,18 @@ class Ejections:
 
     The n-th ejection lasts n * base_ejection, at most max_ejection, +-10 %; n falls by one for each base_ejection
     outside of ejection. At most max_ejected of the pool are out, counted with the one to be ejected; one always may
-    be where there are two or more, and the last one never.
+    be where there are two or more, and the last one never. `last(slot)` tells that nobody else could serve, though
+    there are others; it is asked just before an ejection.
     """
 
-    __slots__ = ("_breakers", "_due", "_out", "_rng", "_settings", "_settled")
+    __slots__ = ("_breakers", "_due", "_last", "_out", "_rng", "_settings", "_settled")
 
-    def __init__(self, settings: OutlierDetection, rng: "Random") -> None:
+    def __init__(
+        self, settings: OutlierDetection, rng: "Random", last: Callable[[int], bool] = lambda _: False
+    ) -> None:
         self._settings = settings
         self._rng = rng
+        self._last = last
         self._breakers: dict[int, _Breaker] = {}
         self._out: dict[int, _Breaker] = {}  # those that are not CLOSED
         self._due = inf  # when the next of them is over
@@ -107,7 +111,11 @@ class Ejections:
         """A backend in use was found to be bad. None: that it is spared has been said a short while ago."""
         breaker = self._breakers[slot]
         if len(self._out) >= self._allowed():
-            return self._spare(slot, cause, evidence, now)
+            count = len(self._breakers)
+            why = f"{len(self._out)} of {count} are out and no more may be" if count > 1 else "the pool has no other"
+            return self._spare(slot, cause, f"{evidence}; {why}", now)
+        if self._settings.mode != "observe" and self._last(slot):
+            return self._spare(slot, cause, f"{evidence}; no other can serve", now)
         forgiven = floor((now - breaker.healthy_since) / self._settings.base_ejection)
         breaker.times = max(0, breaker.times - max(0, forgiven))
         if self._settings.mode == "observe":
@@ -175,9 +183,7 @@ class Ejections:
             breaker.spared = 0
         breaker.spared += 1
         breaker.quiet_until = now + min(settings.base_ejection * breaker.spared, settings.max_ejection)
-        count = len(self._breakers)
-        why = f"{len(self._out)} of {count} are out and no more may be" if count > 1 else "the pool has no other"
-        return Decision(slot, Verdict.SPARED, cause, f"{evidence}; {why}")
+        return Decision(slot, Verdict.SPARED, cause, evidence)
 
     def _settle(self, now: float) -> list[Decision]:
         """Fewer backends, a lower max_ejected, a shorter max_ejection or mode observe: adapt those that are out."""

@@ -17,19 +17,28 @@ class Use(IntEnum):
     BARRED = 0  # weight 0 or drained: an operator's wish, which panic does not override
     UNHEALTHY = 1  # by active checks, ejected or not
     EJECTED = 2
-    CHECKING = 3  # nothing is known yet
+    CHECKING = 3  # nothing is known yet, and it was there at the start: as good as any
     USABLE = 4
+    NEVER_HEALTHY = 5  # unhealthy, and not once found healthy since it was added: it has yet to come up
+    NEW = 6  # nothing is known yet, and it was added to a pool that serves
 
 
-def use_of(*, weight: int, drained: bool, health: Health | None, ejected: bool) -> Use:
-    """Judge one backend. `health` None = the pool has no checks; `weight` is the live one."""
+def use_of(
+    *, weight: int, drained: bool, health: Health | None, ejected: bool, proven: bool = True, added: bool = False
+) -> Use:
+    """Judge one backend. `health` None = the pool has no checks; `weight` is the live one.
+
+    `proven`: it was healthy once, or in use without checks. `added`: since the process began.
+    """
     if drained or weight <= 0:
         return Use.BARRED
     if health is Health.UNHEALTHY:
-        return Use.UNHEALTHY
+        return Use.UNHEALTHY if proven else Use.NEVER_HEALTHY
     if ejected:
         return Use.EJECTED
-    return Use.CHECKING if health is Health.CHECKING else Use.USABLE
+    if health is Health.CHECKING:
+        return Use.NEW if added else Use.CHECKING
+    return Use.USABLE
 
 
 class Tally:
@@ -40,6 +49,11 @@ class Tally:
     def __init__(self) -> None:
         self.primaries = [0] * len(Use)
         self.backups = [0] * len(Use)
+
+    @property
+    def usable(self) -> int:
+        """Primaries and backups that are usable."""
+        return self.primaries[Use.USABLE] + self.backups[Use.USABLE]
 
     def add(self, use: Use, *, backup: bool) -> None:
         """One more backend is of `use`."""
@@ -80,7 +94,8 @@ _USABLE = frozenset({Use.USABLE})
 _CHECKING = frozenset({Use.CHECKING})
 _EJECTED = frozenset({Use.EJECTED})
 _NOT_KNOWN_BAD = frozenset({Use.USABLE, Use.CHECKING})
-_ALL = frozenset(Use) - {Use.BARRED}
+_NEW = frozenset({Use.NEW})
+_EXPECTED = frozenset({Use.USABLE, Use.CHECKING, Use.UNHEALTHY, Use.EJECTED})
 
 EMPTY = Ruling(Tier.NONE)
 DOWN = Ruling(Tier.NONE, down=True)
@@ -89,23 +104,26 @@ DOWN = Ruling(Tier.NONE, down=True)
 def rule(tally: Tally, panic_threshold: float) -> Ruling:
     """Decide from the counts. `panic_threshold` is a share of the primaries; 0 = never panic.
 
-    Backends that are still checked serve where nobody else of their tier can, and beside the usable ones before
-    those that are known to be bad do.
+    At the start, backends that are still checked serve beside the usable ones, so that the first that is found to be
+    healthy does not get the traffic of all. Those that are added later, and those that were never healthy, are no loss
+    that a panic would have to make good for: a pool that gets ten backends which are not up yet has all it had.
     """
     primaries, backups = tally.primaries, tally.backups
     usable, checking = primaries[Use.USABLE], primaries[Use.CHECKING]
-    enough = panic_threshold * _in_use(primaries)
     if usable or checking:
+        enough = panic_threshold * sum(primaries[use] for use in _EXPECTED)
         if (usable or checking) >= enough:
             return Ruling(Tier.PRIMARY, _USABLE if usable else _CHECKING)
         if usable + checking >= enough:
             return Ruling(Tier.PRIMARY, _NOT_KNOWN_BAD)
         if usable or not backups[Use.USABLE]:
-            return Ruling(Tier.PRIMARY, _ALL, panic=True)
+            return Ruling(Tier.PRIMARY, _EXPECTED, panic=True)
     if backups[Use.USABLE]:
         return Ruling(Tier.BACKUP, _USABLE)
-    if backups[Use.CHECKING]:
-        return Ruling(Tier.BACKUP, _CHECKING)
+    for use in (_CHECKING, _NEW):
+        for tier, counts in ((Tier.PRIMARY, primaries), (Tier.BACKUP, backups)):
+            if any(counts[each] for each in use):
+                return Ruling(tier, use)
     return _last_resort(tally, panic_threshold)
 
 

@@ -94,6 +94,7 @@ class KnownBackend:
         "address",
         "evidence",
         "name",
+        "proven",
         "since",
         "slot",
         "standing",
@@ -111,6 +112,7 @@ class KnownBackend:
         self.wanted = wanted
         self.added = added
         self.tracker: HealthTracker | None = None
+        self.proven = False  # it was found healthy once, or nobody checks it
         self.up = False  # its checks pass, or there are none, and it is not ejected
         self.use = Use.BARRED
         self.state = State.DISABLED

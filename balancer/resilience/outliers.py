@@ -4,7 +4,7 @@ The supervisor tells what workers report, in the order of arrival, and calls `ti
 change comes back as a Decision; `is_ejected`, `is_half_open` and `share` change with decisions only (and with `keep`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from balancer.config.model import OutlierDetection
@@ -27,9 +27,11 @@ class OutlierDetector:
 
     __slots__ = ("_bucket_end", "_ejections", "_latencies", "_rates", "_releasing", "_settings", "_streaks")
 
-    def __init__(self, settings: OutlierDetection, rng: "Random") -> None:
+    def __init__(
+        self, settings: OutlierDetection, rng: "Random", last: Callable[[int], bool] = lambda _: False
+    ) -> None:
         self._settings = settings
-        self._ejections = Ejections(settings, rng)
+        self._ejections = Ejections(settings, rng, last)
         self._rates = FailureRates(settings.window)
         self._latencies = LatencyOutliers()
         self._streaks: dict[int, int] = {}  # failures in a row, where there are any

@@ -46,6 +46,7 @@ class PoolStandings:
         self._changes: dict[int, Standing] = {}
         self._watched: set[int] = set()  # ejected or slowed: time alone may free them
         self._trials: set[int] = set()
+        self._leaving = 0  # usable ones whose ejection is decided and not taken in yet
         self._quiet_from = 0.0
 
     # ---- what others ask
@@ -172,7 +173,7 @@ class PoolStandings:
             self._detector = None
             return
         if self._detector is None:
-            self._detector = OutlierDetector(settings, self._rng)
+            self._detector = OutlierDetector(settings, self._rng, self._is_last)
         else:
             self._detector.keep(kept)  # a slot that is another backend's now must not inherit what the last one did
             self._detector.reconfigure(settings)
@@ -270,6 +271,7 @@ class PoolStandings:
 
     def _apply(self, decisions: Iterable[Decision], now: float) -> list[Happening]:
         """Take what the detector decided."""
+        self._leaving = 0
         happenings = []
         for decision in decisions:
             known = self._known.get(decision.slot)
@@ -284,13 +286,31 @@ class PoolStandings:
             self._judge(known, now)
         return happenings
 
+    def _is_last(self, slot: int) -> bool:
+        """Nobody but this one can serve. Else it is taken to be ejected now."""
+        if self._known[slot].use is not Use.USABLE:
+            return False
+        if self._tally.usable - self._leaving <= 1:
+            return True
+        self._leaving += 1
+        return False
+
     def _judge(self, known: KnownBackend, now: float) -> None:
         """Something about one backend changed: what it is good for, and what operators are told."""
         slot, wanted, health, detector = known.slot, known.wanted, known.health, self._detector
         ejected = detector is not None and detector.is_ejected(slot)
         half_open = ejected and detector is not None and detector.is_half_open(slot)
         known.up = not ejected and (health is None or health is Health.HEALTHY)
-        use = use_of(weight=wanted.weight, drained=wanted.drained, health=health, ejected=ejected)
+        if health is None or health is Health.HEALTHY:
+            known.proven = True
+        use = use_of(
+            weight=wanted.weight,
+            drained=wanted.drained,
+            health=health,
+            ejected=ejected,
+            proven=known.proven,
+            added=known.added,
+        )
         if use is not known.use:
             self._tally.remove(known.use, backup=known.backup)
             self._tally.add(use, backup=known.backup)
@@ -337,6 +357,8 @@ def _counts(tally: Tally) -> str:
 
 def _counted(counts: Sequence[int]) -> str:
     others = [
-        f", {counts[use]} {use.name.lower()}" for use in (Use.UNHEALTHY, Use.EJECTED, Use.CHECKING) if counts[use]
+        f", {counts[use]} {use.name.lower().replace('_', ' ')}"
+        for use in (Use.UNHEALTHY, Use.NEVER_HEALTHY, Use.EJECTED, Use.CHECKING, Use.NEW)
+        if counts[use]
     ]
     return f"{counts[Use.USABLE]} of {sum(counts) - counts[Use.BARRED]} usable{''.join(others)}"

@@ -8,6 +8,7 @@ from balancer.resilience.eligibility import Ruling, Tally, Tier, Use, rule, use_
 from balancer.resilience.health import Health
 
 U, C, E, X, B = Use.USABLE, Use.CHECKING, Use.EJECTED, Use.UNHEALTHY, Use.BARRED
+N, W = Use.NEVER_HEALTHY, Use.NEW
 
 
 def ruling(primaries: list[Use], backups: list[Use] | None = None, threshold: float = 0.5) -> Ruling:
@@ -82,6 +83,29 @@ def test_at_the_start_primaries_that_are_checked_serve_although_backups_are_usab
     assert used([C, C], [U]) == [C, C]
 
 
+def test_backends_that_are_not_up_yet_take_nothing_from_a_pool() -> None:
+    """One healthy backend, and two more are added that hang: neither gets a request, and nobody panics."""
+    for newcomers in ([W, W], [W, N], [N, N], [N] * 9):
+        assert used([U, *newcomers]) == [U]
+        assert not ruling([U, *newcomers]).panic
+        assert used(newcomers, [U]) == [U]
+
+
+def test_who_is_new_serves_where_nobody_is_known_to_be_well() -> None:
+    assert used([W, W, X]) == [W, W]
+    assert used([N, E], [W]) == [W]
+
+
+def test_a_panic_does_not_bring_in_who_was_never_up() -> None:
+    assert ruling([U, X, X, N, W]).panic
+    assert used([U, X, X, N, W]) == [U, X, X]
+
+
+def test_who_was_never_healthy_is_not_proven() -> None:
+    assert use_of(weight=1, drained=False, health=Health.UNHEALTHY, ejected=False, proven=False) is N
+    assert use_of(weight=1, drained=False, health=Health.UNHEALTHY, ejected=True, proven=False) is N
+
+
 def test_one_new_primary_among_dead_ones_does_not_take_the_traffic_from_the_backups() -> None:
     assert used([C, X, X, X], [U, U]) == [U, U]
     assert not ruling([C, X, X, X], [U, U]).panic
@@ -139,11 +163,13 @@ def test_laws_hold_for_every_small_pool() -> None:
                 made, who = ruling(primaries, backups, threshold), used(primaries, backups, threshold)
                 both = primaries + backups
                 assert B not in who
+                assert N not in who
                 assert made.panic or not {E, X} & set(who), "known to be bad, outside panic"
+                assert W not in who or set(who) == {W}, "beside somebody who is known to be well"
                 assert not (made.panic and threshold == 0)
-                if {U, C} & set(both):
+                if {U, C, W} & set(both):
                     assert who, "somebody who may be good is always used"
                 if U in primaries:
                     assert U in who
                     assert made.tier is Tier.PRIMARY
-                assert made.down == (not who and set(both) != {B} and both != [])
+                assert made.down == (not who and bool(set(both) - {B}))

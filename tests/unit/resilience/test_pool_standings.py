@@ -155,7 +155,7 @@ def test_a_pool_whose_backends_all_fail_goes_down_and_comes_back_with_the_first(
     assert eligible(standings) == "b", "it may be well"
     assert standings.checked(ord("b"), False, "refused", 1.0) == [
         Happening(What.BECAME_UNHEALTHY, ord("b"), evidence="refused"),
-        Happening(What.WENT_DOWN, evidence="0 of 2 usable, 2 unhealthy"),
+        Happening(What.WENT_DOWN, evidence="0 of 2 usable, 2 never healthy"),
     ]
     assert standings.down
     assert eligible(standings) == ""
@@ -526,9 +526,10 @@ def test_a_mode_that_becomes_observe_returns_who_was_ejected() -> None:
 
 def test_a_reload_may_end_a_panic_or_an_outage() -> None:
     standings = standings_of(pool_of("abcd", health_check=CHECK))
+    for name in "abcd":
+        check(standings, name, True)
     for name in "abc":
-        check(standings, name, False)
-    check(standings, "d", True)
+        check(standings, name, False, False, False)
     assert standings.panic
     assert reload(standings, pool_of("abcd", health_check=CHECK, panic_threshold=0.2)) == [What.PANIC_ENDED]
     assert eligible(standings) == "d"
@@ -542,3 +543,39 @@ def test_a_backend_becomes_a_backup() -> None:
     entries = (pool.backends[0], msgspec.structs.replace(pool.backends[1], backup=True))
     reload(standings, msgspec.structs.replace(pool, backends=entries))
     assert eligible(standings) == "a"
+
+
+# ---- the last one that can serve
+
+
+def test_the_last_backend_that_can_serve_is_not_ejected() -> None:
+    for leave in ("drained", "weight 0", "unhealthy"):
+        standings = standings_of(pool_of("ab", outlier_detection=EJECT, panic_threshold=0.0, health_check=CHECK))
+        check(standings, "a", True)
+        check(standings, "b", True)
+        if leave == "drained":
+            standings.set_drained("b", True, 1.0)
+        elif leave == "weight 0":
+            standings.set_weight("b", 0, 1.0)
+        else:
+            check(standings, "b", False, False, False)
+        assert set(fail(standings, "a", 10)) == {What.SPARED}
+        assert eligible(standings) == "a"
+        assert not standings.down
+
+
+def test_of_two_that_are_found_bad_at_once_one_stays() -> None:
+    settings = msgspec.structs.replace(EJECT, max_ejected=1.0)
+    standings = standings_of(pool_of("abc", outlier_detection=settings, panic_threshold=0.0))
+    standings.set_drained("c", True, 1.0)
+    assert fail(standings, "a") == [What.EJECTED]
+    assert fail(standings, "b") == [What.SPARED]
+    assert eligible(standings) == "b"
+
+
+def test_a_backup_that_can_serve_lets_the_last_primary_be_ejected() -> None:
+    pool = pool_of("ab", outlier_detection=EJECT)
+    entries = (pool.backends[0], msgspec.structs.replace(pool.backends[1], backup=True))
+    standings = standings_of(msgspec.structs.replace(pool, backends=entries))
+    assert fail(standings, "a") == [What.EJECTED]
+    assert eligible(standings) == "b"
