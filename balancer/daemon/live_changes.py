@@ -141,6 +141,8 @@ class LiveChanges:
                 changes.append(change)
             elif now is not None:
                 ended.append(f"{_named(key)}: its entry changed, which ends: {_told(change)}")
+            elif key not in self._added:
+                ended.append(f"{_named(key)}: it is no more, which ends: {_told(change)}")
         return LiveChanges(changes, added.values()), ended
 
     def apply(self, file: model.Config) -> model.Config:

@@ -15,7 +15,7 @@ from balancer.admin.status import Condition
 from balancer.clock import monotonic, wall
 from balancer.config.model import Config
 from balancer.daemon.live_changes import DamagedChangesError, LiveChanges
-from balancer.daemon.reload import Reloader
+from balancer.daemon.reload import Altered, Reloader
 from balancer.daemon.states import States
 from balancer.telemetry import events
 
@@ -34,18 +34,23 @@ class Operator:
         self._states = states
         self._reloader = reloader
         self._serial = asyncio.Lock()
-        self._discarding = False
         self.live = self._read()
 
     # ---- what a change of generations asks
 
-    def alter(self, file: Config) -> Config:
-        """The configuration to use where the file says `file`: with the backends that were added."""
-        return file if self._discarding else self.live.carried_to(file)[0].apply(file)
+    def alter(self, file: Config, discard: bool) -> Altered:
+        """The configuration to use where the file says `file`: with the backends that were added, unless `discard`."""
+        if discard:
+            return Altered(file, [f"{words}: discarded" for words in self.live.words()])
+        kept, ended = self.live.carried_to(file)
+        return Altered(kept.apply(file), ended)
 
-    def taken_into_use(self, file: Config, *, starting: bool) -> None:
+    def taken_into_use(self, file: Config, *, starting: bool = False, discard: bool = False) -> None:
         """`file` is in use: what it overrules ends. The states know its backends; at the start they are told."""
-        kept, ended = (LiveChanges(), []) if self._discarding else self.live.carried_to(file)
+        if discard:
+            self._end_all(file)
+            return
+        kept, ended = self.live.carried_to(file)
         for words in ended:
             log.info(events.LIVE_CHANGE_ENDED, change=words)
         if starting:
@@ -78,14 +83,7 @@ class Operator:
     async def reload(self, *, dry_run: bool, discard_live: bool) -> ReloadResult:
         """Read the file and put it to use, or tell what would change. `discard_live`: live changes end."""
         async with self._serial:
-            before, self._discarding = self.live, discard_live
-            try:
-                result = await self._reloader().reload(dry_run=dry_run)
-                if result.ok and discard_live and not dry_run:
-                    self._end_all(before)
-            finally:
-                self._discarding = False
-            return result
+            return await self._reloader().reload(dry_run=dry_run, discard_live=discard_live)
 
     async def differs(self) -> list[str]:
         """How what is in use differs from the file, in words; empty = not at all."""
@@ -94,10 +92,10 @@ class Operator:
 
     # ---- what the admin API shows
 
-    def conditions(self, pool: str, name: str) -> dict[int, Condition]:
-        """How each address of a backend fares, by slot."""
+    def conditions(self, pool: str, name: str, in_flight: Callable[[int], int]) -> dict[int, Condition]:
+        """How each address of a backend fares, by slot; `in_flight(slot)` tells a drained one from a draining one."""
         try:
-            facts = self._states.facts(pool, name)
+            facts = self._states.facts(pool, name, in_flight)
         except UnknownBackendError:
             return {}  # it left while the answer was made
         to_unix = wall() - monotonic()
@@ -114,13 +112,17 @@ class Operator:
         before, self.live = self.live, live
         result = await self._reloader().reapply()
         if not result.ok:
-            self.live = before
+            # Another reload may have come first, and have ended some of them.
+            self._keep(before.carried_to(self._reloader().file)[0])
             raise RefusedChangeError("; ".join(result.problems))
-        self._keep(live)
+        self._keep(self.live)
 
-    def _end_all(self, live: LiveChanges) -> None:
-        """The file alone holds: every live weight and drain ends."""
-        for pool in self._reloader().file.pools:
+    def _end_all(self, file: Config) -> None:
+        """The file alone holds: every live weight, drain and added backend ends."""
+        live = self.live
+        for words in live.words():
+            log.info(events.LIVE_CHANGE_ENDED, change=f"{words}: discarded")
+        for pool in file.pools:
             for backend in pool.backends:
                 if live.weight(pool.name, backend.name) is not None or live.drained(pool.name, backend.name):
                     self._states.set_live(pool.name, backend.name, weight=backend.weight, drained=False)

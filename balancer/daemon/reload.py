@@ -7,7 +7,7 @@ memory, TLS files, new addresses, and what every worker says of it.
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -43,21 +43,34 @@ class NotUsableError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Altered:
+    """What the operator makes of a file's configuration; `ended` tells in words which live changes it ends."""
+
+    config: Config
+    ended: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
 class _Wanted:
-    """A configuration that may come into use, with the files that it names and what differs."""
+    """A configuration that may come into use, with the files that it names, what differs, and what it ends."""
 
     config: Config
     files: dict[str, bytes]
     changes: list[str]
+    ended: list[str]
     slots: list[int]
+
+
+def _unaltered(file: Config, discard: bool) -> Altered:
+    return Altered(file)
 
 
 class Reloader:
     """Changes the generation in use. `start` comes first.
 
     `in_use(plan)` is called when all workers are ready for a generation, just before they begin to use it; what it says
-    to them in its slices arrives first. `alter` makes of the file's configuration the one to use. `ended(result)` hears
-    how each reload that was no dry run ended.
+    to them in its slices arrives first. `alter` makes of the file's configuration the one to use. `ended(result,
+    discard)` hears how each reload that was no dry run ended. Both are told whether live changes are to be discarded.
     """
 
     def __init__(
@@ -68,8 +81,8 @@ class Reloader:
         bindings: Bindings,
         columns: Columns,
         in_use: Callable[[Prepare], Iterable[None]],
-        ended: Callable[[ReloadResult], None],
-        alter: Callable[[Config], Config] = lambda config: config,
+        ended: Callable[[ReloadResult, bool], None],
+        alter: Callable[[Config, bool], Altered] = _unaltered,
     ) -> None:
         self._loader = loader
         self._workers = workers
@@ -82,7 +95,7 @@ class Reloader:
         self._file: Config | None = None
         self._serial = asyncio.Lock()
         self._settling = Settling()
-        self._asked: dict[bool, asyncio.Task[ReloadResult]] = {}
+        self._asked: dict[tuple[bool, bool], asyncio.Task[ReloadResult]] = {}  # by dry run and discard
         self._tasks: set[asyncio.Task[ReloadResult]] = set()
         self._closed = False
 
@@ -101,7 +114,7 @@ class Reloader:
     async def start(self, config: Config, files: dict[str, bytes], slots: Sequence[int]) -> None:
         """The first generation; workers find it in `plan`. Raises SlotsExhaustedError."""
         self._file = config
-        config = self._alter(config)
+        config = self._alter(config, False).config
         resolution = await resolve(config)
         _log_failures(config, resolution)
         backends, columns = self._columns.take(1, config, resolution)
@@ -111,11 +124,15 @@ class Reloader:
 
     # ---- asking
 
-    async def reload(self, *, dry_run: bool = False) -> ReloadResult:
-        """Read the file and put it to use, or tell what would change. Nothing is changed by a file that is refused."""
-        asked = self._asked.get(dry_run)
+    async def reload(self, *, dry_run: bool = False, discard_live: bool = False) -> ReloadResult:
+        """Read the file and put it to use, or tell what would change. Nothing is changed by a file that is refused.
+
+        Who asks for the same before it has begun shares it.
+        """
+        kind = (dry_run, discard_live)
+        asked = self._asked.get(kind)
         if asked is None:
-            asked = self._asked[dry_run] = asyncio.ensure_future(self._reload(dry_run))
+            asked = self._asked[kind] = asyncio.ensure_future(self._reload(dry_run, discard_live))
             self._tasks.add(asked)
             asked.add_done_callback(self._tasks.discard)
         return await asyncio.shield(asked)
@@ -125,21 +142,21 @@ class Reloader:
         async with self._serial:
             return self._refuse([STOPPING], dry_run=True) if self._closed else await self._change(self.file, [])
 
-    async def _reload(self, dry_run: bool) -> ReloadResult:
+    async def _reload(self, dry_run: bool, discard: bool) -> ReloadResult:
         async with self._serial:
-            del self._asked[dry_run]  # who asks from now on may know of a later change
+            del self._asked[dry_run, discard]  # who asks from now on may know of a later change
             if self._closed:
                 return self._refuse([STOPPING], dry_run=True)
             answer = await self._loader.load()
             if isinstance(answer, BadConfig):
                 return self._refuse(list(answer.problems), dry_run)
             if not dry_run:
-                return await self._change(answer.config, list(answer.warnings))
+                return await self._change(answer.config, list(answer.warnings), discard)
             try:
-                wanted = await self._wanted(answer.config)
+                wanted = await self._wanted(answer.config, discard)
             except NotUsableError as error:
                 return self._refuse(error.problems, dry_run)
-            return ReloadResult(True, self.plan.generation, wanted.changes, list(answer.warnings))
+            return ReloadResult(True, self.plan.generation, wanted.changes + wanted.ended, list(answer.warnings))
 
     def close(self) -> None:
         """The daemon stops: end what is under way, and refuse what is asked from now on."""
@@ -150,11 +167,11 @@ class Reloader:
 
     # ---- changing
 
-    async def _change(self, file: Config, warnings: list[str]) -> ReloadResult:
+    async def _change(self, file: Config, warnings: list[str], discard: bool = False) -> ReloadResult:
         began = monotonic()
         self._settling.begin()
         try:
-            wanted = await self._wanted(file)
+            wanted = await self._wanted(file, discard)
             resolution = self._with_last_known(wanted.config, await resolve(wanted.config))
             await asyncio.sleep(0)  # a large configuration takes tens of milliseconds in each of these steps
             changes = wanted.changes + list(_other_addresses(self.plan, wanted.config, resolution))
@@ -164,6 +181,7 @@ class Reloader:
         except NotUsableError as error:
             return self._refuse(error.problems, dry_run=False)
         self._file = file
+        changes += wanted.ended
         if changes:
             log.info(
                 events.RELOADED,
@@ -175,19 +193,20 @@ class Reloader:
             log.info(events.RELOAD_UNNEEDED, generation=self.plan.generation)
         self._settling.settle()
         result = ReloadResult(True, self.plan.generation, changes, warnings)
-        self._ended(result)
+        self._ended(result, discard)
         return result
 
     def _refuse(self, problems: list[str], dry_run: bool) -> ReloadResult:
         result = ReloadResult(False, self.plan.generation, [], problems)
         if not dry_run:
             log.error(events.RELOAD_REFUSED, generation=self.plan.generation, problems=_told(problems))
-            self._ended(result)
+            self._ended(result, False)
         return result
 
-    async def _wanted(self, file: Config) -> _Wanted:
+    async def _wanted(self, file: Config, discard: bool) -> _Wanted:
         """What is to come into use, as far as it can be told without touching anything. Raises NotUsableError."""
-        config = self._alter(file)
+        altered = self._alter(file, discard)
+        config = altered.config
         old = self.plan
         found = difference(old.config, config)
         if found.needs_restart:
@@ -199,7 +218,7 @@ class Reloader:
             files = await asyncio.to_thread(read_files, config)
         except FilesError as error:
             raise NotUsableError(*str(error).splitlines()) from error
-        return _Wanted(config, files, list(_changes(old, found, config, files)), slots)
+        return _Wanted(config, files, list(_changes(old, found, config, files)), altered.ended, slots)
 
     def _with_last_known(self, config: Config, resolution: Resolution) -> Resolution:
         """A name that cannot be resolved now means what it meant: a silent name server must not empty a pool."""

@@ -198,10 +198,10 @@ class Supervisor:
             for child in self._workers.living():
                 child.tell(LogLevel(level))
 
-    def _reloaded(self, result: ReloadResult) -> None:
+    def _reloaded(self, result: ReloadResult, discard_live: bool) -> None:
         self._view.reload_ended(result)
         if result.ok:
-            self._operator.taken_into_use(self._reloader.file, starting=False)
+            self._operator.taken_into_use(self._reloader.file, discard=discard_live)
 
     def _reload_later(self) -> None:
         """Somebody who waits for no answer asks for a reload."""

@@ -91,15 +91,16 @@ class View:
         """Every pool as it is now, in the order of the file; counts are pulled."""
         await self.aggregate()
         backends = (backend for pool in self._by_pool.values() for backend in pool)
-        if self._states is None or self._operator is None:
+        operator = self._operator
+        if self._states is None or operator is None:
             return await pool_statuses(self._config, backends, self.counted, self._in_flight)
         return await pool_statuses(
             self._config,
             backends,
             self.counted,
             self._in_flight,
-            conditions=self._operator.conditions,
-            operator=self._operator.live,
+            conditions=lambda pool, name: operator.conditions(pool, name, self._in_flight),
+            operator=operator.live,
         )
 
     async def pull(self) -> None:

@@ -125,7 +125,10 @@ def test_discarding_ends_every_live_change(ports: dict[str, int], tmp_path: Path
         spec = {"name": "c", "address": f"127.0.0.1:{ports['c']}"}
         assert call(daemon, "POST", "/api/v1/pools/web/backends", spec)[0] in (200, 201)
         assert set(served(daemon)) == {"b", "c"}
-        assert call(daemon, "POST", "/api/v1/reload?discard_live=1")[1]["ok"]
+        told = call(daemon, "POST", "/api/v1/reload?discard_live=1&dry_run=1")[1]["changes"]
+        assert any("backend a: drained: discarded" in words for words in told), told
+        assert set(served(daemon)) == {"b", "c"}
+        assert call(daemon, "POST", "/api/v1/reload?discard_live=1")[1]["changes"] == told
         assert set(served(daemon)) == {"a", "b"}
         assert not (daemon.runtime_dir / "live-changes.json").exists()
 
@@ -138,7 +141,9 @@ def test_the_commands_do_the_same(ports: dict[str, int], tmp_path: Path) -> None
     with Daemon(configuration(ports, "a", "b"), tmp_path) as daemon:
         assert run("drain", "web", "a").returncode == 0
         assert served(daemon) == {"b": 24}
-        assert "draining" in (status := run("status").stdout) or "drained" in status
+        status = run("status").stdout
+        assert "drained" in status
+        assert "draining" not in status, "nothing is in flight there any more"
         assert run("undrain", "web", "a").returncode == 0
         assert run("weight", "web", "b", "0").returncode == 0
         assert served(daemon) == {"a": 24}

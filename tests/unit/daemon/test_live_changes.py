@@ -248,3 +248,11 @@ def test_no_byte_that_changed_is_more_than_damage(at: int, byte: int) -> None:
         return
     live.carried_to(FILE)
     live.apply(FILE)
+
+
+def test_the_end_of_a_drain_is_told_when_its_backend_leaves_the_file() -> None:
+    live = LiveChanges().with_change(FILE, "web", "a", weight=None, drained=True)
+    without = msgspec.structs.replace(FILE.pools[0], backends=FILE.pools[0].backends[1:])
+    live, ended = live.carried_to(file_of(without))
+    assert not live
+    assert ended == ["pool web: backend a: it is no more, which ends: drained"]

@@ -17,7 +17,7 @@ from balancer.daemon.columns import Columns
 from balancer.daemon.gate import Gate
 from balancer.daemon.loader import BadConfig, GoodConfig, Loader
 from balancer.daemon.messages import Commit, Done, Message, Prepare, Prepared
-from balancer.daemon.reload import Reloader
+from balancer.daemon.reload import Altered, Reloader
 from balancer.daemon.resolve import Resolution
 from balancer.daemon.shared_memory import SharedMemory
 from balancer.daemon.workers import Workers
@@ -135,7 +135,7 @@ class Scene:
             bindings=cast(Bindings, FakeBindings(self.diary)),
             columns=self.columns,
             in_use=self.in_use,
-            ended=self.results.append,
+            ended=lambda result, _discard: self.results.append(result),
             alter=self.alter,
         )
 
@@ -146,9 +146,11 @@ class Scene:
         yield
         self.diary.append(f"in use {plan.generation}")
 
-    def alter(self, config: Config) -> Config:
-        pools = tuple(msgspec.structs.replace(pool, backends=(*pool.backends, *self.extra)) for pool in config.pools)
-        return msgspec.structs.replace(config, pools=pools)
+    def alter(self, config: Config, discard: bool) -> Altered:
+        extra = () if discard else self.extra
+        pools = tuple(msgspec.structs.replace(pool, backends=(*pool.backends, *extra)) for pool in config.pools)
+        ended = [f"{backend.name} ends" for backend in self.extra if discard]
+        return Altered(msgspec.structs.replace(config, pools=pools), ended)
 
     def names(self) -> list[str]:
         return [backend.name for backend in self.reloader.plan.backends]
@@ -275,6 +277,25 @@ def test_who_asks_while_one_is_under_way_shares_the_next_one() -> None:
         assert all(result is results[0] for result in results)
         assert (await dry).changes == []
         assert it.loader.loads == 3
+
+    run(work)
+
+
+def test_a_wish_to_discard_belongs_to_the_reload_it_came_with() -> None:
+    async def work(it: Scene) -> None:
+        it.extra = (Backend(name="x", host="127.0.0.1", port=9),)
+        await it.reloader.reapply()
+        it.loader.go.clear()
+        plain = asyncio.ensure_future(it.reload(with_("b")))
+        await asyncio.sleep(0.01)
+        dry = asyncio.ensure_future(it.reloader.reload(dry_run=True, discard_live=True))
+        it.loader.go.set()
+        assert "x ends" not in (await plain).changes
+        assert it.names() == ["b", "x"]
+        assert "x ends" in (await dry).changes
+        assert it.names() == ["b", "x"]
+        assert "x ends" in (await it.reloader.reload(discard_live=True)).changes
+        assert it.names() == ["b"]
 
     run(work)
 
