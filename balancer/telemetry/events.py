@@ -141,6 +141,30 @@ ATTEMPT_FAILED = _event(
     "detail",
 )
 
+PEER_CONNECTED = _event("peer.connected", "Another member takes what we send to it.", "peer", "address")
+PEER_LOST = _event(
+    "peer.lost",
+    "The connection to or from another member ended, or cannot be made; a repeated reason is not logged again.",
+    "peer",
+    "address",
+    "reason",
+)
+PEER_REFUSED = _event(
+    "peer.refused",
+    "Two members, or a member and a stranger, do not belong together; both sides log it.",
+    "peer",
+    "address",
+    "reason",
+    "refused_by",
+)
+MEMBER_START_DELAYED = _event(
+    "member.start_delayed", "A first start waits for other members, or to be added.", "name", "reason", "unreached"
+)
+FOUNDING_AGREED = _event(
+    "member.founding_agreed", "All listed members are new; this one founds no other cluster.", "name", "cluster"
+)
+MEMBER_BEGAN = _event("member.began", "It belongs to a cluster and may vote there.", "name", "cluster", "node")
+
 LIBRARY_LOGGED = _event(
     "library.logged", "A library or the event loop wrote a message of its own.", "logger", "message"
 )
