@@ -9,20 +9,22 @@ One thread at a time uses a log; all calls but `append` may block. The format is
 damage in wal_tail.py.
 """
 
-import errno
 from collections.abc import Sequence
 
 from balancer.consensus.disk import Disk, DiskFile
-from balancer.consensus.storage_errors import IdentityError, StorageFailedError, WalCorruptError
+from balancer.consensus.storage_errors import IdentityError, StorageFailedError
 from balancer.consensus.suspect import mark_suspect
 from balancer.consensus.wal_record import (
-    MARK,
+    PAGE,
+    SEAL_SIZE,
     SMALLEST,
     Identity,
     SegmentHeader,
     Type,
+    check_of,
     encode,
     encode_hard_state,
+    encode_seal,
     encode_snapshot,
     extend,
     pack_crc,
@@ -30,8 +32,15 @@ from balancer.consensus.wal_record import (
     record_size,
     segment_name,
 )
-from balancer.consensus.wal_replay import Recovered, Replayed, Tail, recovered_from, replay, segments
-from balancer.consensus.wal_segment import SEGMENT_BYTES, TEMPORARY, chain_at_body, end_segment, make_segment
+from balancer.consensus.wal_replay import Recovered, Replayed, Tail, check_entries, recovered_from, replay, segments
+from balancer.consensus.wal_segment import (
+    SEGMENT_BYTES,
+    TEMPORARY,
+    chain_at_body,
+    end_segment,
+    make_segment,
+    read_segments,
+)
 from balancer.raft.log_entry import Entry, HardState, SnapshotMark
 
 _PADDING = tuple(bytes(-(length + 4) & 7) for length in range(8))  # of a record, by its data's length modulo 8
@@ -95,14 +104,8 @@ class Wal:
 
         Raises WalCorruptError, and StorageFailedError.
         """
-        files: list[tuple[str, bytes]] = []
         try:
-            for number in segments(disk.names()):
-                name = segment_name(number)
-                disk.drop_cache(name)
-                files.append((name, _read(disk, name)))
-            replayed, tail = replay(files, identity)
-            files.clear()
+            replayed, tail = replay(read_segments(disk), identity)
             log = cls._reopen(disk, replayed, tail, segment_bytes)
         except OSError as error:
             mark_suspect(disk, f"open the log: {error}")
@@ -151,7 +154,7 @@ class Wal:
             last_index, last_term, commit = snapshot.index, snapshot.term, max(commit, snapshot.index)
         state = self._check(hard_state, commit, snapshot)
         if entries:
-            _check_entries(entries, last_index, last_term, state)
+            check_entries(entries, last_index, last_term, state)
             if not commit < entries[0].index <= last_index + 1:
                 raise ValueError(f"entries from {entries[0].index} on, after {last_index} with {commit} committed")
             last_index = entries[-1].index
@@ -229,11 +232,12 @@ class Wal:
     def seal(self) -> None:
         """Say on the disk that what was synced is: from then on any damage to it is known for what it is.
 
-        For when nothing else is to be written; otherwise the next `append` says it. Costs a sync, or nothing.
+        For when nothing else is to be written for a while; otherwise the next `append` says it, if in the same page.
+        Costs a sync and the rest of a page, or nothing where it was said already.
         """
         self.sync()
         if self._settled:
-            self._put_seal()
+            self._put_seal(alone=True)
             self.sync()
             self._settled = False
 
@@ -289,7 +293,9 @@ class Wal:
                 self._cut(size)
                 crc, position, limit = self._crc, self._position, self._limit
             record = (
-                pack_head(length, _ENTRY, entry.kind, 0, MARK, entry.index, entry.term) + data + _PADDING[length & 7]
+                pack_head(length, _ENTRY, entry.kind, check_of(length, _ENTRY, entry.kind), entry.index, entry.term)
+                + data
+                + _PADDING[length & 7]
             )
             crc = extend(crc, record)
             parts.append(record + pack_crc(crc))
@@ -302,12 +308,19 @@ class Wal:
         self._make_room(SMALLEST)
         self._add(encode(self._crc, type_, index, term))
 
-    def _put_seal(self) -> None:
+    def _put_seal(self, *, alone: bool = False) -> None:
+        """`alone`: in another page, so that what loses the seal does not lose what it is about."""
         self._settled = False
-        if self._position + SMALLEST > self._limit:
-            self._cut(SMALLEST)  # says as much
-        else:
-            self._add(encode(self._crc, Type.SEAL, self._position, int.from_bytes(self._header.token, "little")))
+        durable = self._position
+        gap = -durable % PAGE if alone else 0
+        if 0 < gap < SMALLEST:
+            gap += PAGE
+        if durable + gap + SEAL_SIZE > self._limit:
+            self._cut(SEAL_SIZE)  # says as much
+            return
+        if gap:
+            self._add(encode(self._crc, Type.FILL, 0, 0, b"\xff" * (gap - _TAIL)))
+        self._add(encode_seal(self._crc, self._header, self._position, durable))
 
     def _put_hard_state(self) -> None:
         self._make_room(record_size(8))
@@ -377,24 +390,3 @@ class Wal:
         self._failed = f"{operation}: {error}"
         mark_suspect(self._disk, self._failed)
         return StorageFailedError(operation, error)
-
-
-def _read(disk: Disk, name: str) -> bytes:
-    try:
-        return disk.read(name)
-    except OSError as error:
-        if error.errno != errno.EIO:
-            raise
-        raise WalCorruptError(name, 0, "a file that can be read", str(error)) from error
-
-
-def _check_entries(entries: Sequence[Entry], last_index: int, last_term: int, state: HardState) -> None:
-    index = entries[0].index
-    term = last_term if index == last_index + 1 else 0
-    for entry in entries:
-        if entry.index != index or entry.term < term:
-            raise ValueError(f"entry {entry.index} of term {entry.term} where {index} of term {term} or later is due")
-        index += 1
-        term = entry.term
-    if term > state.term:
-        raise ValueError(f"an entry of term {term} while the term is {state.term}")

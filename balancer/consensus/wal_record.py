@@ -4,12 +4,13 @@ Segment header, 88 bytes, in the order of `_HEADER`:
     magic 8s | version u32 | body u32 | cluster id u64 | node id u64 | node uuid 16s | sequence u64 | size u64
     | first index u64 | token 8s | chain so far u32 | crc u32
 Record, a multiple of 8 bytes, so that its length is never split between two sectors:
-    length u32 | type u8 | kind u8 | 0 u8 | mark u8 | index u64 | term u64 | data | zeros | crc u32
+    length u32 | type u8 | kind u8 | check u16 | index u64 | term u64 | data | zeros | crc u32
 
 Law: the crc is CRC-32C over all bytes before it, seeded with the crc before, over headers, records and segments. A
 record that is moved, swapped or left out breaks the chain, and the four bytes before any record seed its own crc.
-What follows the last record is zero. `body` is where a segment's own records begin; those before it repeat the state
-at the segment's beginning, so that a log can be read from any segment on.
+`check` is of the six bytes before it: where a record is torn, its length has to be believed. What follows the last
+record is zero. `body` is where a segment's own records begin; those before it repeat the state at the segment's
+beginning, so that a log can be read from any segment on.
 
 Like etcd's log (server/storage/wal) in the chain, the alignment and the zeros; the crc here covers type and length,
 too, and the SEAL and END records are ours: see wal_tail.py.
@@ -28,15 +29,17 @@ from balancer.raft.log_entry import HardState, Membership, NodeId, SnapshotMark
 
 MAGIC = b"BLNCRWAL"
 VERSION = 1
-MARK = 0xB7
 SECTOR = 512  # what a device writes whole or not at all
+PAGE = 4096  # what a device or a file system loses at once
 
 _HEADER = struct.Struct("<8sIIQQ16sQQQ8sI")
 _CRC = struct.Struct("<I")
-_VOTE = struct.Struct("<Q")
-HEAD = struct.Struct("<IBBBBQQ")
+_U64 = struct.Struct("<Q")
+HEAD = struct.Struct("<IBBHQQ")
+_CHECK_PRIME = 65521  # no change of one bit of length, type or kind is a multiple of it
 HEADER_SIZE = _HEADER.size + _CRC.size
 SMALLEST = (HEAD.size + _CRC.size + 7) & ~7
+SEAL_SIZE = (HEAD.size + _U64.size + _CRC.size + 7) & ~7
 _ZEROS = bytes(8)
 
 extend = google_crc32c.extend
@@ -53,8 +56,9 @@ class Type(IntEnum):
     HARD_STATE = 2  # index: commit; term; data: the vote, u64
     SNAPSHOT = 3  # index, term; kind 1: it replaces the log; data: the membership as msgpack
     TRUNCATE = 4  # index: the entries from here on are taken back
-    SEAL = 5  # index: its own offset; term: the segment's token. All before it was durable when it was written
+    SEAL = 5  # index: its own offset; term: the segment's token; data: up to where all was durable before, u64
     END = 6  # index: the sequence of the next segment, which is durable already
+    FILL = 7  # data: ones, so that what follows is in another page
 
 
 TYPES = frozenset(Type)
@@ -115,17 +119,23 @@ def record_size(length: int) -> int:
     return (HEAD.size + length + _CRC.size + 7) & ~7
 
 
+def check_of(length: int, type_: int, kind: int) -> int:
+    """The check of a record's head, never 0."""
+    return (length * 31 + type_ * 257 + kind) % _CHECK_PRIME + 1
+
+
 def encode(crc: int, type_: Type, index: int, term: int, data: bytes = b"", *, kind: int = 0) -> tuple[bytes, int]:
     """A record and its crc, which seeds the next one's. O(data)."""
     length = len(data)
-    record = pack_head(length, type_, kind, 0, MARK, index, term) + data + _ZEROS[: -(length + 4) & 7]
+    check = check_of(length, type_, kind)
+    record = pack_head(length, type_, kind, check, index, term) + data + _ZEROS[: -(length + 4) & 7]
     crc = extend(crc, record)
     return record + pack_crc(crc), crc
 
 
 def encode_hard_state(crc: int, state: HardState) -> tuple[bytes, int]:
     """Term, vote and commit in one record: half of it cannot be durable."""
-    return encode(crc, Type.HARD_STATE, state.commit, state.term, _VOTE.pack(state.vote))
+    return encode(crc, Type.HARD_STATE, state.commit, state.term, _U64.pack(state.vote))
 
 
 def encode_snapshot(crc: int, mark: SnapshotMark, *, replaces_log: bool = False) -> tuple[bytes, int]:
@@ -133,6 +143,11 @@ def encode_snapshot(crc: int, mark: SnapshotMark, *, replaces_log: bool = False)
     return encode(
         crc, Type.SNAPSHOT, mark.index, mark.term, _encode_membership(mark.membership), kind=int(replaces_log)
     )
+
+
+def encode_seal(crc: int, header: SegmentHeader, offset: int, durable: int) -> tuple[bytes, int]:
+    """The word that all up to `durable` was so when this was written."""
+    return encode(crc, Type.SEAL, offset, int.from_bytes(header.token, "little"), _U64.pack(durable))
 
 
 def encode_header(header: SegmentHeader) -> bytes:
@@ -184,12 +199,12 @@ def decode(data: bytes, start: int, crc: int) -> tuple[list[Record], int, int]:
     unpack_head, unpack_crc = HEAD.unpack_from, _CRC.unpack_from
     end = len(data) - SMALLEST
     while start <= end:
-        length, type_, kind, _, _, index, term = unpack_head(data, start)
+        length, type_, kind, check, index, term = unpack_head(data, start)
         crc_at = start + (HEAD.size + length + _CRC.size + 7 & ~7) - _CRC.size
         if crc_at > len(data) - _CRC.size:
             break
         found = extend(crc, data[start:crc_at])
-        if unpack_crc(data, crc_at)[0] != found or not length | type_:
+        if unpack_crc(data, crc_at)[0] != found or not check:
             break
         body = start + HEAD.size
         records.append((type_, kind, index, term, data[body : body + length], start))
@@ -199,9 +214,15 @@ def decode(data: bytes, start: int, crc: int) -> tuple[list[Record], int, int]:
 
 def decode_vote(data: bytes) -> NodeId:
     """The data of a HARD_STATE. Raises ValueError."""
-    if len(data) != _VOTE.size:
+    if len(data) != _U64.size:
         raise ValueError("a vote has 8 bytes")
-    return int(_VOTE.unpack(data)[0])
+    return int(_U64.unpack(data)[0])
+
+
+def decode_seal(data: bytes, offset: int) -> int:
+    """Up to where a seal says that all was durable; `offset` is the record's."""
+    durable: int = _U64.unpack_from(data, offset + HEAD.size)[0]
+    return durable
 
 
 def decode_mark(index: int, term: int, data: bytes) -> SnapshotMark:

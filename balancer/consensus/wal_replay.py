@@ -214,11 +214,32 @@ def _apply(state: Replayed, record: Record, header: SegmentHeader) -> None:
     elif type_ == Type.SNAPSHOT:
         _mark(state, decode_mark(index, term, data), replaces_log=bool(kind))
     elif type_ == Type.TRUNCATE:
-        if not max(state.first_index, state.hard_state.commit + 1) <= index <= state.last_index:
-            raise ValueError(f"entries from {index} on are taken back")
-        del state.entries[index - state.first_index :]
-    elif type_ != Type.SEAL or (index, term) != (offset, int.from_bytes(header.token, "little")):
+        _truncate(state, index)
+    elif type_ != Type.FILL and (type_, index, term) != (Type.SEAL, offset, int.from_bytes(header.token, "little")):
         raise ValueError(f"a record of type {type_}")
+
+
+def _truncate(state: Replayed, index: int) -> None:
+    if not state.hard_state.commit < index <= state.last_index:
+        raise ValueError(f"entries from {index} on are taken back, {state.hard_state.commit} are committed")
+    if index < state.first_index:  # they began in a segment that was purged since
+        state.first_index = index
+        state.entries.clear()
+    else:
+        del state.entries[index - state.first_index :]
+
+
+def check_entries(entries: Sequence[Entry], last_index: int, last_term: int, state: HardState) -> None:
+    """Raise ValueError where these cannot be written behind, or over the end of, a log with this end and state."""
+    index = entries[0].index
+    term = last_term if index == last_index + 1 else 0
+    for entry in entries:
+        if entry.index != index or entry.term < term:
+            raise ValueError(f"entry {entry.index} of term {entry.term} where {index} of term {term} or later is due")
+        index += 1
+        term = entry.term
+    if term > state.term:
+        raise ValueError(f"an entry of term {term} while the term is {state.term}")
 
 
 def _append(state: Replayed, entry: Entry, kind: int) -> None:

@@ -1,10 +1,13 @@
 """Making and ending segments of the write-ahead log: the two places where the order of syncs decides."""
 
 import contextlib
+import errno
 
 from balancer.consensus.disk import Disk, DiskFile
+from balancer.consensus.storage_errors import WalCorruptError
 from balancer.consensus.wal_record import (
     HEADER_SIZE,
+    PAGE,
     SMALLEST,
     Identity,
     SegmentHeader,
@@ -16,11 +19,11 @@ from balancer.consensus.wal_record import (
     encode_snapshot,
     segment_name,
 )
+from balancer.consensus.wal_replay import segments
 from balancer.raft.log_entry import HardState, SnapshotMark
 
 TEMPORARY = "wal.tmp"
 SEGMENT_BYTES = 64 * 1024 * 1024
-_BLOCK = 4096
 
 
 def make_segment(
@@ -38,7 +41,7 @@ def make_segment(
     identity, sequence, previous_crc = place
     hard_state, mark, first_index = state
     body = HEADER_SIZE + len(_repeated(0, hard_state, mark)[0])
-    size = -(-max(size, body + room + SMALLEST) // _BLOCK) * _BLOCK
+    size = -(-max(size, body + room + SMALLEST) // PAGE) * PAGE
     header = SegmentHeader(identity, sequence, size, first_index, previous_crc, body, 0)
     packed = encode_header(header)
     repeated = _repeated(int.from_bytes(packed[-4:], "little"), hard_state, mark)[0]
@@ -63,6 +66,21 @@ def end_segment(file: DiskFile, offset: int, next_one: SegmentHeader) -> None:
 def chain_at_body(header: SegmentHeader, hard_state: HardState, mark: SnapshotMark) -> int:
     """The chain behind what a segment repeats at its beginning."""
     return _repeated(header.crc, hard_state, mark)[1]
+
+
+def read_segments(disk: Disk) -> list[tuple[str, bytes]]:
+    """The whole log as the device has it, not as the page cache has it. Raises WalCorruptError, OSError; O(bytes)."""
+    files = []
+    for number in segments(disk.names()):
+        name = segment_name(number)
+        disk.drop_cache(name)
+        try:
+            files.append((name, disk.read(name)))
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            raise WalCorruptError(name, 0, "a file that can be read", str(error)) from error
+    return files
 
 
 def _repeated(crc: int, hard_state: HardState, mark: SnapshotMark) -> tuple[bytes, int]:

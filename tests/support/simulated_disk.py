@@ -85,12 +85,14 @@ class SimulatedFile:
         self._open = True
 
     def write(self, data: bytes, offset: int) -> None:
-        """See DiskFile. A failing write may have written a part."""
+        """See DiskFile. A failing write may have written a part, up to the end of a sector (Linux: of a page)."""
         self._check()
-        self._disk.step(
-            "write", self._name, lambda rng: self._inode.write(data[: rng.randrange(len(data) + 1)], offset)
-        )
+        self._disk.step("write", self._name, lambda rng: self._write_a_part(data, offset, rng))
         self._inode.write(data, offset)
+
+    def _write_a_part(self, data: bytes, offset: int, rng: Random) -> None:
+        end = offset + rng.randrange(len(data) + 1)
+        self._inode.write(data[: max(end - end % SECTOR - offset, 0)], offset)
 
     def sync(self) -> None:
         """See DiskFile."""
@@ -129,9 +131,10 @@ class SimulatedDisk:
         self._durable_names: dict[str, _Inode] = {}
         self._changes: list[dict[str, _Inode | None]] = []  # of names, since the last sync_directory
         self._locked = False
-        self._faults: list[_Fault] = []
+        self.faults: list[_Fault] = []
         self._crash_at = -1
         self._rng = Random(0)
+        self.watch: Callable[[], None] | None = None  # called before each operation, e.g. to crash a copy
 
     # The Disk protocol.
 
@@ -210,7 +213,7 @@ class SimulatedDisk:
         """
         self.kill()
         self._crash_at = -1
-        self._faults.clear()
+        self.faults.clear()
         for change, kept in zip(self._changes, _kept(rng, tearing, len(self._changes)), strict=True):
             if kept:
                 _apply(self._durable_names, change)
@@ -227,7 +230,7 @@ class SimulatedDisk:
         self, operation: Operation, *, after: int = 0, code: int = errno.EIO, name: str = "", times: int = 1
     ) -> None:
         """After so many that succeed, `times` operations of a kind, on files whose names begin so, raise OSError."""
-        self._faults.append(_Fault(operation, name, after, code, times))
+        self.faults.append(_Fault(operation, name, after, code, times))
 
     def seed(self, seed: int) -> None:
         """How much a failing operation still does is drawn from this."""
@@ -235,7 +238,7 @@ class SimulatedDisk:
 
     def heal(self) -> None:
         """No more failures and no planned crash."""
-        self._faults.clear()
+        self.faults.clear()
         self._crash_at = -1
 
     def flip(self, name: str, offset: int, bit: int = 0) -> None:
@@ -283,13 +286,15 @@ class SimulatedDisk:
 
     def step(self, operation: Operation, name: str, effect: "Callable[[Random], None] | None" = None) -> None:
         """One operation begins: raise what was planned for it. `effect`: what it does though it fails."""
+        if self.watch is not None:
+            self.watch()
         number = self.operations
         self.operations += 1
         if number == self._crash_at:
             if effect is not None and operation == "write":
                 effect(self._rng)
             raise PowerLoss(f"operation {number}: {operation} {name}")
-        for fault in self._faults:
+        for fault in self.faults:
             if fault.operation in (operation, "any") and name.startswith(fault.name):
                 self._fail(fault, name, effect)
 
