@@ -89,9 +89,15 @@ class Leases:
         self.digest = (self.digest - digests.of_lease(lease, found.ttl)) % digests.MODULUS
 
     def attach(self, lease: int, key: bytes) -> None:
-        """`key` goes with `lease` from now on; the lease exists."""
-        self._leases[lease].keys.add(key)
+        """`key` goes with `lease` from now on. While a snapshot is restored, older versions may name leases long gone:
+        nothing to do; as for puts, that the lease exists was checked.
+        """
+        found = self._leases.get(lease)
+        if found is not None:
+            found.keys.add(key)
 
     def detach(self, lease: int, key: bytes) -> None:
         """`key` no longer goes with `lease`."""
-        self._leases[lease].keys.discard(key)
+        found = self._leases.get(lease)
+        if found is not None:
+            found.keys.discard(key)

@@ -3,7 +3,7 @@
 from typing import Any
 from unittest.mock import patch
 
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -33,6 +33,7 @@ END = st.sampled_from([b"", b"", b"\0", *KEYS, b"a0", b"\xff\xff\xff"])
 LEASE = st.sampled_from([0, 0, 0, 1, 2, 3])
 VALUE = st.sampled_from([b"", b"x", b"y", b"z" * 40])
 REVISION = st.just(0) | st.integers(-2, 30)
+BOUND = st.just(0) | st.just(0) | st.integers(-1, 20)
 PUT = st.builds(
     PutRequest, KEY, VALUE, LEASE, prev_kv=st.booleans(), ignore_value=st.just(False), ignore_lease=st.just(False)
 ) | st.builds(PutRequest, KEY, lease=LEASE, ignore_value=st.just(True), prev_kv=st.booleans())
@@ -40,18 +41,18 @@ PUT |= st.builds(PutRequest, KEY, VALUE, ignore_lease=st.just(True))
 DELETE = st.builds(DeleteRangeRequest, KEY, END, st.booleans())
 RANGE = st.builds(
     RangeRequest,
-    KEY,
-    END,
+    st.sampled_from([b"\0", b"a", b"a/2"]),
+    st.sampled_from([b"\0", b"\0", b"b\0", b"c"]),
     limit=st.integers(0, 4),
-    revision=REVISION,
+    revision=st.just(0) | REVISION,
     sort_order=st.sampled_from(SortOrder),
     sort_target=st.sampled_from(SortTarget),
     keys_only=st.booleans(),
     count_only=st.sampled_from([False, False, True]),
-    min_mod_revision=REVISION,
-    max_mod_revision=REVISION,
-    min_create_revision=REVISION,
-    max_create_revision=REVISION,
+    min_mod_revision=BOUND,
+    max_mod_revision=BOUND,
+    min_create_revision=BOUND,
+    max_create_revision=BOUND,
 ) | st.builds(RangeRequest, KEY, END, limit=st.integers(0, 3), revision=REVISION)
 COMPARE = st.builds(
     Compare,
@@ -91,6 +92,38 @@ def answer_of(ask: Any, *given: Any) -> Any:
         return ask(*given)
     except CoordinationError as refused:
         return (refused.code, refused.message)
+
+
+def same_changes(steps: list[PutRequest | DeleteRangeRequest]) -> tuple[Machine, NaiveStore]:
+    """Two stores after the same changes."""
+    machine, naive = Machine(), NaiveStore()
+    for request in steps:
+        machine.apply(request)
+        answer_of(naive.put if isinstance(request, PutRequest) else naive.delete, request)
+        naive.commit()
+    return machine, naive
+
+
+STEPS = st.lists(st.builds(PutRequest, KEY, VALUE) | st.builds(PutRequest, KEY, VALUE) | DELETE, max_size=25)
+
+
+@given(STEPS, st.lists(RANGE, min_size=1, max_size=20))
+@settings(deadline=None)
+def test_a_range_answers_what_a_naive_store_answers(steps: list[Any], requests: list[RangeRequest]) -> None:
+    machine, naive = same_changes(steps)
+    for request in requests:
+        assert answer_of(machine.state.range, request) == answer_of(naive.range, request)
+
+
+@given(STEPS, st.lists(TXN, min_size=1, max_size=6))
+@settings(deadline=None)
+def test_a_txn_does_and_answers_what_a_naive_store_does(steps: list[Any], requests: list[TxnRequest]) -> None:
+    machine, naive = same_changes(steps)
+    for request in requests:
+        expected = answer_of(naive.txn, request)
+        naive.commit()
+        assert answer_of(machine.do, request) == expected
+        assert machine.range().kvs == tuple(naive.state[key] for key in sorted(naive.state))
 
 
 class StoreAgainstNaive(RuleBasedStateMachine):
@@ -152,17 +185,19 @@ class StoreAgainstNaive(RuleBasedStateMachine):
     def range(self, request: RangeRequest) -> None:
         assert answer_of(self.machine.state.range, request) == answer_of(self.naive.range, request)
 
-    @rule(key=KEY, end=END)
-    def range_at_every_revision(self, key: bytes, end: bytes) -> None:
-        for revision in range(self.naive.revision + 2):
-            request = RangeRequest(key, end, revision=revision)
-            assert answer_of(self.machine.state.range, request) == answer_of(self.naive.range, request)
-            request = RangeRequest(key, end, revision=revision, count_only=True)
-            assert answer_of(self.machine.state.range, request) == answer_of(self.naive.range, request)
-
     @rule(request=txn_of(st.builds(RequestOp, request_range=RANGE)))
     def read_only_txn(self, request: TxnRequest) -> None:
         assert answer_of(self.machine.state.read_txn, request) == answer_of(self.naive.txn, request)
+
+    @invariant()
+    def every_past_agrees(self) -> None:
+        if not hasattr(self, "naive"):
+            return
+        readable = range(max(self.naive.compacted, 1), self.naive.revision + 1)
+        for request in (RangeRequest(b"\0", b"\0", revision=revision) for revision in readable):
+            assert self.machine.state.range(request) == self.naive.range(request)
+            one = RangeRequest(self.naive.some_key(), revision=request.revision)
+            assert self.machine.state.range(one) == self.naive.range(one)
 
     @rule()
     def histories(self) -> None:
@@ -174,7 +209,8 @@ class StoreAgainstNaive(RuleBasedStateMachine):
             assert [list(changes) for changes in space.log.between(revision, self.naive.revision + 1)] == expected
             for key in KEYS:
                 of_key = [kv for changes in expected for kv in changes if kv.key == key]
-                assert space.versions(key, revision) == of_key
+                changes, _ = space.changes_of(key, revision, self.naive.revision, 1000)
+                assert [kv for entry in changes for kv in entry] == of_key
 
     @invariant()
     def leases_agree(self) -> None:

@@ -78,6 +78,10 @@ class NaiveStore:
             self.events.append(self.changes)
             self.changes = []
 
+    def some_key(self) -> bytes:
+        """One that was changed lately, gone or not."""
+        return self.events[-1][-1].key if self.events[-1] else b"none"
+
     # ---- requests
 
     def range(self, request: RangeRequest) -> RangeResponse:
