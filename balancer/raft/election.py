@@ -1,6 +1,6 @@
 """Elections (Raft section 5.2 and 5.4.1), with PreVote (thesis 9.6) and CheckQuorum (thesis 6.2, 4.2.3)."""
 
-from balancer.raft import replication, roles
+from balancer.raft import commit, replication, roles
 from balancer.raft.core import Core, Role
 from balancer.raft.log_entry import NodeId
 from balancer.raft.message import VoteReply, VoteRequest
@@ -56,6 +56,8 @@ def _ask_votes(core: Core, *, pre: bool, transfer: bool) -> None:
             last_term=core.log.last_term,
             pre=pre,
             transfer=transfer,
+            commit=core.commit,
+            commit_term=core.log.term_at(core.commit),
         )
         # Others' votes alone may elect it: were its own term not on the disk by then, it could begin that term twice.
         if pre:
@@ -85,8 +87,32 @@ def on_vote_request(core: Core, message: VoteRequest) -> None:
     if granted and not message.pre:
         core.vote = message.sender
         core.elapsed = 0
-    term = message.term if granted else core.term
-    core.promise(VoteReply(sender=core.id, to=message.sender, term=term, granted=granted, pre=message.pre))
+    reply = VoteReply(
+        sender=core.id,
+        to=message.sender,
+        term=message.term if granted else core.term,
+        granted=granted,
+        pre=message.pre,
+        commit=core.commit,
+        commit_term=core.log.term_at(core.commit),
+    )
+    core.promise(reply)
+    if not granted:
+        learn_commit(core, message)
+
+
+def learn_commit(core: Core, message: VoteRequest | VoteReply) -> None:
+    """What the sender knows to be committed is committed here, if it is here.
+
+    Otherwise a member that was removed, or no voter knows it yet, could keep the others from electing anybody: they
+    need its vote by the membership they use, its log is longer, and only it knows that its removal is committed.
+    """
+    index, term = message.commit, message.commit_term
+    if index <= core.commit or term <= 0 or core.log.term_at(index) != term or core.role is Role.LEADER:
+        return
+    commit.raise_to(core, index)
+    if election_goes_on(core) and not may_campaign(core):
+        roles.become_follower(core, core.term, 0)  # the majority that it asked may be the wrong one
 
 
 def may_vote(core: Core, message: VoteRequest) -> bool:
@@ -107,7 +133,14 @@ def on_vote_reply(core: Core, message: VoteReply) -> None:
         return
     if message.granted and message.term != core.term + message.pre:
         return
-    record_vote(core, message.sender, granted=message.granted)
+    learn_commit(core, message)
+    if election_goes_on(core):
+        record_vote(core, message.sender, granted=message.granted)
+
+
+def election_goes_on(core: Core) -> bool:
+    """Whether this member still wants to be elected."""
+    return core.role in (Role.PRE_CANDIDATE, Role.CANDIDATE)
 
 
 def record_vote(core: Core, voter: NodeId, *, granted: bool) -> None:

@@ -18,12 +18,15 @@ class VoteRequest(_Base, frozen=True, tag="vote"):
     """Extended Raft figure 2, RequestVote. `pre`: only asks (thesis 9.6); `term` is then one above the sender's own.
 
     `transfer`: the leader asked for this election, so that hearing from a leader is no reason to ignore it.
+    (`commit`, `commit_term`): the last entry that the sender knows to be committed; so in the reply.
     """
 
     last_index: int
     last_term: int
     pre: bool = False
     transfer: bool = False
+    commit: int = 0
+    commit_term: int = 0
 
 
 class VoteReply(_Base, frozen=True, tag="voted"):
@@ -31,6 +34,8 @@ class VoteReply(_Base, frozen=True, tag="voted"):
 
     granted: bool
     pre: bool = False
+    commit: int = 0
+    commit_term: int = 0
 
 
 class Append(_Base, frozen=True, tag="append"):

@@ -36,7 +36,7 @@ class Laws:
     def watch(self, node: Node) -> None:
         """Election Safety, and Leader Completeness at the moment of the election."""
         core = node._core
-        check_invariants(core)
+        check_invariants(core, log=False)
         if core.role is not Role.LEADER or self.leaders.get(core.term) == core.id:
             return
         if self.leaders.setdefault(core.term, core.id) != core.id:
@@ -190,11 +190,13 @@ class Member:
 
     def take(self) -> bool:
         """Takes one Ready and sends what may be sent at once. Whether there was one."""
-        self.laws.watch(self.node)
         ready = self.node.ready()
         if ready is None:
             return False
+        self.laws.watch(self.node)
         log = self.node._core.log
+        if ready.entries or ready.snapshot:
+            check_invariants(self.node._core)
         self.laws.see(self.id, ready, lambda index: log.term_at(index - 1))
         for message in ready.messages:
             self.send(message)
@@ -259,7 +261,7 @@ class Member:
 
     @property
     def role(self) -> Role:
-        return self.node.status().role
+        return self.node._core.role
 
     @property
     def log(self) -> list[tuple[int, int, bytes]]:
@@ -359,7 +361,7 @@ class Network:
     def leader(self) -> Member | None:
         """The leader of the highest term."""
         leaders = [member for member in self.members.values() if member.role is Role.LEADER]
-        return max(leaders, key=lambda member: member.node.status().term, default=None)
+        return max(leaders, key=lambda member: member.node._core.term, default=None)
 
 
 def small(**changes: int) -> Limits:

@@ -29,31 +29,35 @@ class Storm:
     def __init__(self, seed: int, size: int) -> None:
         self.rng = rng = Random(seed)
         self.done: Counter[str] = Counter()
-        self.network = Network(range(1, size + 1), election_ticks=5, heartbeat_ticks=1, limits=LIMITS)
+        self.network = Network(range(1, size + 1), election_ticks=4, heartbeat_ticks=1, limits=LIMITS)
         self.network.rng.seed(seed)
         self.ids = list(self.network.members)
         self.loss = rng.choice((0.0, 0.05, 0.2))
         self.repeats = rng.choice((0.0, 0.1))
         self.disorder = rng.choice((0.0, 0.3, 1.0))
-        self.slowness = rng.choice((0.0, 0.3, 0.8))  # of disks
-        self.dials = rng.choices((0, 1, 3), k=6)
+        self.slowness = [rng.choice((0.0, 0.5, 0.9)) for _ in range(size + 1)]  # of disks, by member
+        self.wildness = rng.choice((0.01, 0.04, 0.08))
         self.reads: dict[tuple[int, int], int] = {}  # what each read that was asked for must see at least
 
     def run(self, steps: int) -> None:
         """The storm, then the calm."""
         rng = self.rng
-        deeds = (self.crash, self.cut, self.heal, self.snapshot, self.transfer, self.change)
+        deeds = (self.crash, self.cut, self.heal, self.snapshot, self.transfer, self.change, self.campaign)
+        weights = [rng.choice((0, 1, 3)) for _ in deeds]
+        weights[-1] += 1
         for _ in range(steps):
             dice = rng.random()
-            if dice < 0.5:
-                self.deliver()
-            elif dice < 0.75:
-                self.member().node.tick()
-            elif dice < 0.92:
+            if dice < 0.75 and self.network.in_flight:
+                self.work(self.deliver())
+                continue
+            member = self.member()
+            if dice < 0.85:
+                member.node.tick()
+            elif dice < 1.0 - self.wildness:
                 self.propose_or_read()
-            elif rng.random() < 0.3:
-                rng.choices(deeds, self.dials)[0]() if any(self.dials) else None
-            self.work(self.member())
+            else:
+                rng.choices(deeds, weights)[0]()
+            self.work(member)
         self.calm()
 
     def member(self) -> Member:
@@ -62,16 +66,14 @@ class Storm:
     def work(self, member: Member) -> None:
         """Some of what there is to do."""
         member.take()
-        if self.rng.random() >= self.slowness:
+        if self.rng.random() >= self.slowness[member.id]:
             member.sync(self.rng.choice((1, 2, None)))
         member.apply(self.rng.choice((1, None)))
         self.check_reads(member)
 
-    def deliver(self) -> None:
-        """One message, the oldest or any."""
+    def deliver(self) -> Member:
+        """A message, the oldest or any, to the member that is given back."""
         in_flight, rng = self.network.in_flight, self.rng
-        if not in_flight:
-            return
         at = rng.randrange(len(in_flight)) if rng.random() < self.disorder else 0
         message = in_flight[at]
         if rng.random() >= self.repeats:
@@ -79,8 +81,9 @@ class Storm:
         if rng.random() >= self.loss and (message.sender, message.to) not in self.network.cut:
             self.network.node(message.to).step(message)
             self.done["delivered"] += 1
-        if len(in_flight) > 200:
-            del in_flight[:100]
+        if len(in_flight) > 100:
+            del in_flight[:50]
+        return self.network.members[message.to]
 
     def propose_or_read(self) -> None:
         leader = self.network.leader()
@@ -108,7 +111,9 @@ class Storm:
         member.refused_reads.clear()
 
     def crash(self) -> None:
-        self.member().crash(self.rng.choice((0, 1, 2, 5)))
+        leader = self.network.leader()
+        member = self.member() if leader is None or self.rng.random() < 0.5 else leader
+        member.crash(self.rng.choice((0, 0, 1, 2, 5)))
         self.done["crashes"] += 1
 
     def cut(self) -> None:
@@ -125,6 +130,13 @@ class Storm:
     def snapshot(self) -> None:
         self.member().snapshot()
         self.done["snapshots"] += 1
+
+    def campaign(self) -> None:
+        """Somebody wants to lead, and a few have forgotten who does."""
+        for member in self.network.members.values():
+            if self.rng.random() < 0.7:
+                member.node.forget_leader()
+        self.member().node.campaign()
 
     def transfer(self) -> None:
         try:
