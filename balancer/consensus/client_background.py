@@ -15,9 +15,6 @@ class Background:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._last_words: set[asyncio.Task[Any]] = set()
 
-    def __len__(self) -> int:
-        return len(self._tasks) + len(self._last_words)
-
     def task(self, work: Coroutine[Any, Any, T], name: str) -> "asyncio.Task[T]":
         """Start a task that is cancelled at the end."""
         return self._started(work, name, self._tasks)

@@ -95,11 +95,14 @@ class Lease:
         LeaseLostError when the answer came too late. Cancelled, it leaves no lease behind.
         """
         self.id = self._context.rng.getrandbits(62) + 1
+        granting = self._context.background.last_word(self._grant(), f"grant {self.id:x}")
         try:
-            await self._grant()
+            await asyncio.shield(granting)
+            if not self.held:
+                raise self.loss()  # noqa: TRY301
         except BaseException:
             self.retire()
-            self._context.background.last_word(self._revoke(), f"revoke {self.id:x}")
+            self._context.background.last_word(self._take_back(granting), f"revoke {self.id:x}")
             raise
         self._renewing = self._context.background.task(self._renew(), f"lease {self.id:x}")
         return self
@@ -169,14 +172,12 @@ class Lease:
             if error.code is not Code.FAILED_PRECONDITION or not error.doubtful:
                 raise
         self._extend(began)
-        if not self.held:
-            raise self.loss()
 
     def _extend(self, began: float) -> None:
         """The cluster gave it the whole TTL, some time after `began`."""
         self._deadline = max(self._deadline, began + self.ttl - self.margin)
         if self._timer is None:
-            self._arm()
+            self._arm()  # nothing, when it is retired by now
 
     def _arm(self) -> None:
         """One timer, set anew when it ends: the deadline moves more often than it is reached."""
@@ -216,6 +217,11 @@ class Lease:
         if item.error is not None:
             raise RefusedError(Code.UNAVAILABLE, item.error.message)
         return decoded(item.result, LeaseKeepAliveResponse).TTL
+
+    async def _take_back(self, granting: "asyncio.Task[None]") -> None:
+        """Revoke what is being granted: a revocation must not overtake its grant."""
+        await asyncio.wait([granting])
+        await self._revoke()
 
     async def _revoke(self, *, quiet: bool = True) -> None:
         try:
