@@ -16,7 +16,6 @@ from typing import Annotated, Any, TypeVar, get_args
 import msgspec
 
 from balancer.errors import BalancerError
-from balancer.raft.log_entry import NodeId
 from balancer.raft.message import Append, Message, SnapshotChunk
 
 FRAME_MAX = 2 * 1024 * 1024 + 4096  # an append carries about 1 MiB, a snapshot's part 256 KiB
@@ -50,7 +49,7 @@ class ForwardReply(msgspec.Struct, frozen=True, array_like=True, tag="forwarded"
 
     request_id: Number
     accepted: bool
-    leader: NodeId = 0
+    leader: Number = 0
     error: Words = ""
 
 
