@@ -61,7 +61,7 @@ class Disk(Protocol):
         """Write back what the page cache has of a file and forget it, so that the next read asks the device."""
 
     def lock(self) -> None:
-        """Hold the directory for as long as the process lives. Raises DirectoryLockedError."""
+        """Hold the directory for as long as the process lives; again: nothing. Raises DirectoryLockedError."""
 
     def unlock(self) -> None:
         """Let others have it."""
@@ -156,7 +156,7 @@ class OsDisk:
     def lock(self) -> None:
         """See Disk. flock(2): the kernel lets go of it when the process ends, however it does."""
         if self._lock >= 0:
-            raise DirectoryLockedError(f"{self.directory}: already locked by this object")
+            return
         descriptor = os.open(self._path(_LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

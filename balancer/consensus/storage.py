@@ -5,16 +5,14 @@ two snapshots the older one stays, with the log after it, so that a damaged file
 the same order; etcd keeps five files and the log of one).
 
     storage, recovered = Storage.open(disk)          # or Storage.create(disk, identity, first_mark)
-    storage.append(ready.hard_state, ready.entries, ready.snapshot)
-    storage.sync()                                   # only now: node.persisted(ready.number)
+    storage.write(readys)                            # only now: node.persisted(readys[-1].number)
     storage.save(mark, pieces)                       # a snapshot of our own
-    storage.seal()                                   # when nothing else is to be written
+    storage.idle()                                   # when nothing was written for a while
 
 One thread uses it; `snapshots` also serves the core in another one. Any error means that the member stops.
 """
 
-import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from balancer.consensus.disk import Disk
 from balancer.consensus.identity import clear_begun, read_identity, write_identity
@@ -26,6 +24,7 @@ from balancer.consensus.wal_record import Identity
 from balancer.consensus.wal_replay import Recovered
 from balancer.consensus.wal_segment import SEGMENT_BYTES
 from balancer.raft.log_entry import Entry, HardState, SnapshotMark
+from balancer.raft.ready import Ready
 
 
 class Storage:
@@ -42,34 +41,41 @@ class Storage:
     def create(
         cls, disk: Disk, identity: Identity, mark: SnapshotMark, *, segment_bytes: int = SEGMENT_BYTES
     ) -> "Storage":
-        """Make an empty directory this member's. `mark`: index 0 and the first membership (empty: it joins).
+        """Make an empty directory this member's; its lock is held from then on.
 
-        Raises IdentityError where the directory is not empty, DirectoryLockedError, StorageFailedError.
+        `mark`: index 0 and the first membership (empty: it joins). Raises IdentityError where the directory is not
+        empty, DirectoryLockedError, StorageFailedError.
         """
         disk.lock()
-        with _letting_go(disk, "make the data directory"):
-            _refuse_if_used(disk)
+        try:
+            if read_identity(disk) is not None:
+                raise IdentityError("the data directory is in use already")
             clear_begun(disk)
             wal = Wal.create(disk, identity, mark, segment_bytes=segment_bytes)
             write_identity(disk, identity)
+        except OSError as error:
+            raise StorageFailedError("make the data directory", error) from error
         return cls(disk, wal, [mark])
 
     @classmethod
     def open(cls, disk: Disk, *, segment_bytes: int = SEGMENT_BYTES) -> tuple["Storage", Recovered] | None:
-        """Read what a member has; None where the directory is empty. Reads from the device, O(bytes).
+        """Read what a member has, from the device; its lock is held from then on. O(bytes).
 
-        Raises WalCorruptError, SnapshotCorruptError, IdentityError, DirectoryLockedError, StorageFailedError.
+        None: there is nothing, or a `create` that never finished. Raises WalCorruptError, SnapshotCorruptError,
+        IdentityError, DirectoryLockedError, StorageFailedError.
         """
         disk.lock()
-        with _letting_go(disk, "open the data directory"):
+        try:
             identity = read_identity(disk)
             if identity is None:
-                disk.unlock()
                 return None
             wal, recovered = Wal.open(disk, identity, segment_bytes=segment_bytes)
             storage = cls(disk, wal, [])
             recovered = storage._choose_snapshot(recovered)
             clear_suspect(disk)
+        except OSError as error:
+            mark_suspect(disk, f"open the data directory: {error}")
+            raise StorageFailedError("open the data directory", error) from error
         return storage, recovered
 
     def _choose_snapshot(self, recovered: Recovered) -> Recovered:
@@ -109,6 +115,18 @@ class Storage:
             self._replaced = False
             self._keep([self._wal.mark])
 
+    def write(self, readys: Sequence[Ready]) -> None:
+        """Append what these hold, in order, and make it durable, with one sync, if one of them asks for it."""
+        for ready in readys:
+            self.append(ready.hard_state, ready.entries, ready.snapshot)
+        if any(ready.must_sync for ready in readys):
+            self.sync()
+
+    def idle(self) -> None:
+        """Nothing was to be written for a while: see Wal.seal. A moment is too short, for it costs a sync."""
+        self.sync()
+        self._wal.seal()
+
     def save(self, mark: SnapshotMark, pieces: Iterable[bytes]) -> bool:
         """Write a snapshot of our own, whose last entry is in the log; then the log is purged. Blocks, O(bytes).
 
@@ -129,11 +147,6 @@ class Storage:
         self._keep([*self._kept[-1:], mark])
         return True
 
-    def seal(self) -> None:
-        """See Wal.seal."""
-        self.sync()
-        self._wal.seal()
-
     @property
     def wal(self) -> Wal:
         """For what it knows."""
@@ -148,22 +161,3 @@ class Storage:
         self._kept = marks
         self.snapshots.keep(marks)
         self._wal.purge(marks[0].index)
-
-
-@contextlib.contextmanager
-def _letting_go(disk: Disk, operation: str) -> Iterator[None]:
-    """Whatever goes wrong, the lock goes."""
-    try:
-        yield
-    except OSError as error:
-        mark_suspect(disk, f"{operation}: {error}")
-        disk.unlock()
-        raise StorageFailedError(operation, error) from error
-    except BaseException:
-        disk.unlock()
-        raise
-
-
-def _refuse_if_used(disk: Disk) -> None:
-    if read_identity(disk) is not None:
-        raise IdentityError("the data directory is in use already")

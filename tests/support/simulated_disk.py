@@ -3,7 +3,7 @@
 It keeps three views of a file, as Linux and a device do together: what reads see (page cache), which sectors of it are
 dirty, and what the device has. A name is apart from its file, as in a directory: `sync_directory` makes names durable.
 
-- `kill()`: the process ends, the machine goes on: nothing is lost but open files and the lock.
+- `kill()`: the process ends, the machine goes on: nothing is lost but open files.
 - `crash(rng)`: the machine loses power. Of the sectors that were not synced each crash keeps all, loses all, or keeps
   some, in order or not ("torn"), and with `garble` it leaves noise in some. Of the names since the last
   `sync_directory` it keeps some, in order or not. What was synced stays.
@@ -130,7 +130,7 @@ class SimulatedDisk:
         self._names: dict[str, _Inode] = {}
         self._durable_names: dict[str, _Inode] = {}
         self._changes: list[dict[str, _Inode | None]] = []  # of names, since the last sync_directory
-        self._locked = False
+        self.taken = False  # another process holds the lock
         self.faults: list[_Fault] = []
         self._crash_at = -1
         self._rng = Random(0)
@@ -190,21 +190,18 @@ class SimulatedDisk:
         inode.cache[:] = inode.durable
 
     def lock(self) -> None:
-        """See Disk."""
-        if self._locked:
+        """See Disk. One object is one process's view: nobody else can hold it, unless `taken` says so."""
+        if self.taken:
             raise DirectoryLockedError("another process uses it")
-        self._locked = True
 
     def unlock(self) -> None:
         """See Disk."""
-        self._locked = False
 
     # What goes wrong.
 
     def kill(self) -> None:
         """The process ends; the next one finds the page cache as it was."""
         self.starts += 1
-        self._locked = False
 
     def crash(self, rng: Random, *, garble: float = 0.0, tearing: Tearing | None = None) -> None:
         """The power goes off and comes back. `garble`: how likely a sector that is lost holds noise afterwards.
@@ -264,7 +261,7 @@ class SimulatedDisk:
         self._names, self._durable_names, self._changes = {}, {}, []
 
     def copy(self) -> "SimulatedDisk":
-        """Another disk with the same content, durable and not; without faults, open files or lock."""
+        """Another disk with the same content, durable and not; without faults and open files."""
         twin = SimulatedDisk()
         inodes = {id(inode): inode for names in (self._names, self._durable_names) for inode in names.values()}
         inodes |= {id(inode): inode for change in self._changes for inode in change.values() if inode is not None}

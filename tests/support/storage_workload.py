@@ -170,7 +170,7 @@ class Workload:
         self.storage.wal.flush()
 
     def _seal(self) -> None:
-        self.storage.seal()
+        self.storage.idle()
         self.expected.synced()
 
     def _save(self) -> None:

@@ -40,7 +40,7 @@ def sample(seed: int, steps: int, *, sealed: bool) -> tuple[Files, Expected]:
         workload.expected.synced()
         if not sealed:
             break
-        workload.storage.seal()
+        workload.storage.idle()
     return segments_of(disk), workload.expected
 
 
