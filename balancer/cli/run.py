@@ -1,15 +1,9 @@
 """`balancer run`: the daemon, in the foreground."""
 
+import signal
 import sys
 
 import click
-import structlog
-
-from balancer.daemon import supervisor
-from balancer.daemon.config_file import UnusableFileError, read_config
-from balancer.daemon.named_files import check_named_files
-from balancer.errors import ConfigError
-from balancer.telemetry import events
 
 
 @click.command(short_help="Run the daemon in the foreground.")
@@ -21,6 +15,16 @@ def command(config: str) -> None:
     in order; a second one at once. Exit status: 0 asked to stop, 1 the configuration cannot be used, 2 an address
     cannot be bound, 3 it crashed.
     """
+    # Held back until there is somebody to hear it: what follows takes part of a second, and a SIGHUP would end us.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    import structlog
+
+    from balancer.daemon import supervisor
+    from balancer.daemon.config_file import UnusableFileError, read_config
+    from balancer.daemon.named_files import check_named_files
+    from balancer.errors import ConfigError
+    from balancer.telemetry import events
+
     try:
         loaded = read_config(config, check_named_files)
     except UnusableFileError as error:

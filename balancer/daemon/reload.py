@@ -6,7 +6,7 @@ memory, TLS files, new addresses, and what every worker says of it.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -35,11 +35,12 @@ TOLD_MAX = 20  # changes or problems in one log event
 
 
 class NotUsableError(Exception):
-    """The configuration is refused; one text per problem."""
+    """The configuration is refused; one text per problem. `passing`: the next try may go well."""
 
-    def __init__(self, *problems: str) -> None:
+    def __init__(self, *problems: str, passing: bool = False) -> None:
         super().__init__("\n".join(problems))
         self.problems = list(problems)
+        self.passing = passing
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +66,17 @@ def _unaltered(file: Config, discard: bool) -> Altered:
     return Altered(file)
 
 
+async def _nothing(config: Config, files: dict[str, bytes]) -> None:
+    pass
+
+
 class Reloader:
     """Changes the generation in use. `start` comes first.
 
     `in_use(plan)` is called when all workers are ready for a generation, just before they begin to use it; what it says
     to them in its slices arrives first. `alter` makes of the file's configuration the one to use. `ended(result,
     discard)` hears how each reload that was no dry run ended. Both are told whether live changes are to be discarded.
+    `make_ready(config, files)` is awaited before anything is changed; its ValueError is a refusal.
     """
 
     def __init__(
@@ -83,6 +89,7 @@ class Reloader:
         in_use: Callable[[Prepare], Iterable[None]],
         ended: Callable[[ReloadResult, bool], None],
         alter: Callable[[Config, bool], Altered] = _unaltered,
+        make_ready: Callable[[Config, dict[str, bytes]], Awaitable[None]] = _nothing,
     ) -> None:
         self._loader = loader
         self._workers = workers
@@ -91,6 +98,7 @@ class Reloader:
         self._in_use = in_use
         self._ended = ended
         self._alter = alter
+        self._make_ready = make_ready
         self._plan: Prepare | None = None
         self._file: Config | None = None
         self._serial = asyncio.Lock()
@@ -98,6 +106,8 @@ class Reloader:
         self._asked: dict[tuple[bool, bool], asyncio.Task[ReloadResult]] = {}  # by dry run and discard
         self._tasks: set[asyncio.Task[ReloadResult]] = set()
         self._closed = False
+        self.worth_another_try = False
+        """The last change was refused only because a worker died or was silent."""
 
     @property
     def plan(self) -> Prepare:
@@ -117,6 +127,7 @@ class Reloader:
         config = self._alter(config, False).config
         resolution = await resolve(config)
         _log_failures(config, resolution)
+        await self._make_ready(config, files)
         backends, columns = self._columns.take(1, config, resolution)
         self._plan = Prepare(1, config, backends, files, columns, self._workers.rows(slots))
         for _ in self._in_use(self._plan):
@@ -169,6 +180,7 @@ class Reloader:
 
     async def _change(self, file: Config, warnings: list[str], discard: bool = False) -> ReloadResult:
         began = monotonic()
+        self.worth_another_try = False
         self._settling.begin()
         try:
             wanted = await self._wanted(file, discard)
@@ -177,8 +189,10 @@ class Reloader:
             changes = wanted.changes + list(_other_addresses(self.plan, wanted.config, resolution))
             await asyncio.sleep(0)
             if changes:
+                await self._prepare_here(wanted)
                 await self._put_to_use(wanted, resolution)
         except NotUsableError as error:
+            self.worth_another_try = error.passing
             return self._refuse(error.problems, dry_run=False)
         self._file = file
         changes += wanted.ended
@@ -235,6 +249,12 @@ class Reloader:
                     addresses[pool.name, backend.name] = tuple(before.get((backend.host, backend.port), ()))
         return Resolution(addresses, resolution.failures)
 
+    async def _prepare_here(self, wanted: _Wanted) -> None:
+        try:
+            await self._make_ready(wanted.config, wanted.files)
+        except ValueError as error:
+            raise NotUsableError(str(error)) from error
+
     async def _put_to_use(self, wanted: _Wanted, resolution: Resolution) -> None:
         """Both phases. Raises NotUsableError, and then nothing has changed."""
         generation = self.plan.generation + 1
@@ -251,9 +271,9 @@ class Reloader:
             plan = Prepare(generation, wanted.config, backends, wanted.files, columns, rows)
             async with self._workers.gate.alone():
                 workers = self._workers.ready()
-                problems = await two_phases.prepare(workers, plan)
+                problems, passing = await two_phases.prepare(workers, plan)
                 if problems:
-                    raise NotUsableError(*problems)
+                    raise NotUsableError(*problems, passing=passing)
                 self._plan = plan
                 done = True
                 for _ in self._in_use(plan):

@@ -55,6 +55,8 @@ OK, BAD_CONFIGURATION, CANNOT_BIND, CRASHED = range(4)
 # After a kill -9 the old workers may hold the addresses until they notice and close them.
 PATIENCE_AFTER_CRASH = 6.0
 _KILLED_WITHIN = 5.0
+RELOAD_TRIES = 3  # of one that a signal or a changed file asked for, where only a worker was at fault
+BEFORE_ANOTHER_TRY = 1.0  # seconds: what a worker's successor takes to come up
 
 
 class Supervisor:
@@ -82,6 +84,7 @@ class Supervisor:
         self._inboxes = [handover.pair() for _ in range(self._memory.rows)]
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
+        self._hung_up_early = False
         self._workers = Workers(
             config.workers,
             bindings=bindings,
@@ -116,6 +119,7 @@ class Supervisor:
             in_use=self._in_use,
             ended=self._reloaded,
             alter=self._operator.alter,
+            make_ready=self._health.make_ready,
         )
         self._watch = Watch(config_path, self._reload_later, lambda: self._config.watch)
         self._reloads: set[asyncio.Task[Any]] = set()
@@ -207,9 +211,18 @@ class Supervisor:
         """Somebody who waits for no answer asks for a reload."""
         if self._stop.is_set():
             return
-        task = asyncio.ensure_future(self._reloader.reload())
+        task = asyncio.ensure_future(self._reload())
         self._reloads.add(task)
         task.add_done_callback(self._reload_ended)
+
+    async def _reload(self) -> ReloadResult:
+        """Nobody waits who could try again when a worker dies in it: so we do."""
+        for _ in range(RELOAD_TRIES - 1):
+            result = await self._reloader.reload()
+            if result.ok or not self._reloader.worth_another_try:
+                return result
+            await asyncio.sleep(BEFORE_ANOTHER_TRY)
+        return await self._reloader.reload()
 
     def _reload_ended(self, task: "asyncio.Task[ReloadResult]") -> None:
         self._reloads.discard(task)
@@ -222,6 +235,8 @@ class Supervisor:
     def _announce(self, admin_url: str) -> None:
         """The lines that tell people and scripts that we are ready, and where."""
         self._view.ready = True
+        if self._hung_up_early:
+            self._reload_later()
         log.info(events.DAEMON_STARTED, version=__version__, workers=self._config.workers, generation=1)
         lines = [f"listening {listener} {url}" for listener, url in self._bindings.announced]
         try:
@@ -249,6 +264,7 @@ class Supervisor:
             loop.add_signal_handler(number, self._stop_requested, number)
         loop.add_signal_handler(signal.SIGHUP, self._hung_up)
         loop.add_signal_handler(signal.SIGUSR1, self._reopen_logs)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # held back since the program began
 
     def _stop_requested(self, number: signal.Signals) -> None:
         again = self._stop.is_set()
@@ -256,8 +272,10 @@ class Supervisor:
         (self._stop_now if again else self._stop).set()
 
     def _hung_up(self) -> None:
-        if self._view.ready:  # else it is about to read the file that it was started with
+        if self._view.ready:
             self._reload_later()
+        else:
+            self._hung_up_early = True  # the file was read already, and may be another now
 
     def _reopen_logs(self) -> None:
         for child in self._workers.living():

@@ -35,19 +35,23 @@ class Participant(Protocol):
     def kill(self) -> None: ...
 
 
-async def prepare(workers: Sequence[Participant], plan: Prepare, *, timeout: float = PREPARE_TIMEOUT) -> list[str]:
+async def prepare(
+    workers: Sequence[Participant], plan: Prepare, *, timeout: float = PREPARE_TIMEOUT
+) -> tuple[list[str], bool]:
     """Let all build `plan`. Returns why it cannot be used, after the first who says so; [] = all have it ready.
 
-    Then nobody goes on with it.
+    Then nobody goes on with it. And whether only a worker was at fault: with its successor it may be usable.
     """
     asking = await _staggered([worker.request(plan, timeout=timeout) for worker in workers])
     problems: list[str] = []
+    refused = False
     if asking:
         done, late = await asyncio.wait(asking, return_when=asyncio.FIRST_EXCEPTION)
         for task in late:
             task.cancel()
         for error in [task.exception() for task in asking if task in done]:
             if isinstance(error, RefusedError):
+                refused = True
                 problems += [problem for problem in error.problems if problem not in problems]
             elif isinstance(error, WorkerError):
                 problems.append(f"{error}; try again")
@@ -57,7 +61,7 @@ async def prepare(workers: Sequence[Participant], plan: Prepare, *, timeout: flo
         problems = [f"worker {worker.slot} ended; try again" for worker in workers if not worker.alive]
     if problems:
         abort(workers, plan)
-    return problems
+    return problems, bool(problems) and not refused
 
 
 def abort(workers: Sequence[Participant], plan: Prepare) -> None:

@@ -639,3 +639,32 @@ def test_a_stop_during_a_reload_is_a_stop(tmp_path: Path) -> None:
         daemon.process.send_signal(signal.SIGTERM)
         assert daemon.process.wait(PATIENCE) == 0
         assert not any(map(is_alive, pids.values()))
+
+
+# ---- signals while it starts, and workers that fail in a reload
+
+
+def _holds_back(pid: int, number: signal.Signals) -> bool:
+    """The process has this signal blocked, or handles it."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    masks = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigBlk:", "SigCgt:"))]
+    return any(mask >> (number - 1) & 1 for mask in masks)
+
+
+def test_a_sighup_while_it_starts_is_a_reload_once_it_serves(tmp_path: Path) -> None:
+    with Daemon(configuration(), tmp_path, ready_within=0) as daemon:
+        assert wait_until(lambda: _holds_back(daemon.process.pid, signal.SIGHUP), PATIENCE)
+        daemon.process.send_signal(signal.SIGHUP)
+        assert wait_until(daemon.is_ready, PATIENCE)
+        assert wait_until(lambda: daemon.events("config.reload_unneeded"), PATIENCE)
+
+
+def test_a_reload_that_only_a_worker_failed_is_tried_again(tmp_path: Path) -> None:
+    """Nobody waits for the answer to a SIGHUP who could ask again."""
+    with Daemon(configuration(), tmp_path) as daemon:
+        pid = next(iter(daemon.workers().values()))
+        os.kill(pid, signal.SIGSTOP)  # it is silent, and killed for it
+        write(daemon, configuration(via="another"))
+        daemon.process.send_signal(signal.SIGHUP)
+        assert wait_until(lambda: daemon.events("config.reload_refused"), PATIENCE)
+        assert wait_until(lambda: daemon.events("config.reloaded"), PATIENCE)

@@ -57,7 +57,7 @@ class FakeWorker:
 
 
 def prepare(workers: Sequence[FakeWorker], timeout: float = 5.0) -> list[str]:
-    return asyncio.run(two_phases.prepare(workers, PLAN, timeout=timeout))
+    return asyncio.run(two_phases.prepare(workers, PLAN, timeout=timeout))[0]
 
 
 def test_when_all_can_nobody_is_told_to_forget_it() -> None:
@@ -112,3 +112,12 @@ def test_who_does_not_commit_is_killed_and_the_others_commit() -> None:
     assert [worker.got for worker in workers] == [["Commit"]] * 3
     assert [worker.killed for worker in workers] == [False, True, False]
     assert Commit(7).generation == PLAN.generation
+
+
+def test_only_a_workers_own_fault_is_worth_another_try() -> None:
+    def passing(*workers: FakeWorker) -> bool:
+        return asyncio.run(two_phases.prepare(workers, PLAN, timeout=0.05))[1]
+
+    assert not passing(FakeWorker(0))
+    assert passing(FakeWorker(0), FakeWorker(1, silent=True))
+    assert not passing(FakeWorker(0, prepares=RefusedError("bad")), FakeWorker(1, silent=True))
