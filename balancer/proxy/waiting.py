@@ -24,12 +24,12 @@ class WaitingLine:
 
     def __init__(self, pool: "PoolPlan", deadlines: "Deadlines", *, seconds: float, most: int) -> None:
         self._deadlines = deadlines
-        self._waiting: dict[Exchange, float] = {}  # to the time when it has waited long enough, in order of arrival
+        self._waiting: dict[Exchange, float] = {}  # to the time of its arrival, in that order
         self._ticking = False
         self.configure(pool, seconds=seconds, most=most)
 
     def configure(self, pool: "PoolPlan", *, seconds: float, most: int) -> None:
-        """A new generation is in use; who waits goes on waiting."""
+        """A new generation is in use; who waits goes on waiting, now for at most `seconds` since it came."""
         self._pool = pool
         self._seconds = seconds
         self._most = most
@@ -41,7 +41,7 @@ class WaitingLine:
         """Wait at the end of the line; False when it is full."""
         if len(self._waiting) >= self._most:
             return False
-        self._waiting[exchange] = now + self._seconds
+        self._waiting[exchange] = now
         self._keep_ticking(now)
         return True
 
@@ -59,8 +59,8 @@ class WaitingLine:
             waiting.pop(exchange, None)
         state = self._pool.state
         while waiting:
-            exchange, until = next(iter(waiting.items()))
-            if state.eligible and until > now:
+            exchange, since = next(iter(waiting.items()))
+            if state.eligible and since + self._seconds > now:
                 break
             del waiting[exchange]
             exchange.fail(QUEUE_TIMEOUT if state.eligible else state.explain(now))
