@@ -1,345 +1,297 @@
-"""One pool under random faults, operators and reloads, with a toy model of traffic and a virtual clock.
+"""One pool and two workers under random traffic, faults, operators and reloads, on a virtual clock.
 
 `run(seed)` plays one schedule and checks after every step what must always hold; `python -m tests.simulation.standings
-SEED` plays it again and prints what happened. What the simulation knows of ejections and health it knows only from
-what `PoolStandings` said had happened, and what operators want from itself.
+SEED` plays it again and prints what happened. The code that decides is the daemon's own: the supervisor's standings
+(`daemon.states`) and the data path of each worker (`proxy.server`, with picks, lines, retries and reports), over the
+real table of what is in flight. Only connections, channels and time are simulated. The laws, by name:
+
+- of decisions: wishes, ejected, cap, trials, ruling, slow start, delivery, recovery (`standing_laws`);
+- of requests: eligible, limit, conservation, whereabouts, order, exits, patience, idleness (`request_laws`);
+- at the end, when faults and then requests have ended: nothing is in flight, nobody waits, nothing is left of what was
+  replaced or removed.
 """
 
 import sys
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from enum import Enum
 from random import Random
+from typing import NoReturn
 
 import msgspec
 
-from balancer.config.model import Backend, HealthCheck, OutlierDetection, Pool, ResolvedBackend
-from balancer.resilience.known_backend import Happening, What
-from balancer.resilience.pool_standings import PoolStandings
-from balancer.resilience.standing import Standing
+from balancer.config.model import (
+    Backend,
+    HealthCheck,
+    Keepalive,
+    OutlierDetection,
+    Pool,
+    PoolTimeouts,
+    Retry,
+)
+from balancer.daemon.shared_memory import Area, SharedMemory
+from tests.simulation.servers import TRUTHS, Server, Truth
+from tests.simulation.standing_laws import StandingLaws
+from tests.simulation.supervisor import Supervisor
+from tests.simulation.virtual_time import Timeline, virtual_clock
+from tests.simulation.worker import RacingRow, SimulatedWorker
 
-STEP = 0.2  # seconds between two ticks
-FAULTS_FOR = 40.0
-MAX_EJECTION = 15.0
-WINDOW_MAX = 5.0
-SLOW_START_MAX = 10.0
-INTERVAL_MAX = 3.0
+FAULTS_FOR = 6.0  # seconds
+MAX_EJECTION = 4.0
+WINDOW_MAX = 2.0
+SLOW_START_MAX = 3.0
+INTERVAL_MAX = 1.0
 # After the faults: an ejection that is under way, one more by what the window still holds, its trial; a share that was
-# lowered doubles with every window; checks; slow start; each with room.
-RECOVERED_WITHIN = 2 * 1.1 * MAX_EJECTION + 10 * WINDOW_MAX + 5 * INTERVAL_MAX + SLOW_START_MAX + 10.0
-FLOOR = 0.1  # the share with which a slow start begins
+# lowered doubles with every window; checks; slow start; a worker's start; each with room.
+RECOVERED_WITHIN = 2 * 1.1 * MAX_EJECTION + 10 * WINDOW_MAX + 5 * INTERVAL_MAX + SLOW_START_MAX + 12.0
+ENDED_WITHIN = 4.0  # after the last request: its timeouts, and two looks at what is left
+CALM_TRAFFIC = 25.0  # requests per second while it recovers: enough for trials and windows
+SERVERS_MAX = 12
 
 
 class BrokenLawError(Exception):
     """What must always hold did not. The text says what, when, and how to see it again."""
 
 
-class Truth(Enum):
-    """What a backend really does: whether it passes checks, how often it fails requests, how long it takes."""
-
-    GOOD = (True, 0.0, 0.01)
-    DEAD = (False, 1.0, 0.01)
-    LYING = (True, 1.0, 0.01)
-    FLAKY = (True, 0.5, 0.01)
-    SLOW = (True, 0.0, 0.5)
-    SICK = (False, 0.0, 0.01)
-
-    def __init__(self, passes: bool, failures: float, first_byte: float) -> None:
-        self.passes = passes
-        self.failures = failures
-        self.first_byte = first_byte
-
-
-@dataclass
-class Server:
-    """A backend as the simulation knows it."""
-
-    entry: Backend
-    slot: int
-    truth: Truth = Truth.GOOD
-    weight: int = 1
-    drained: bool = False
-    next_check: float = 0.0
-    ejected: bool = False
-    half_open: bool = False
-    unhealthy: bool = False
-    succeeded: int = 0  # not told yet
-    first_bytes: float = 0.0
-
-    @property
-    def wanted(self) -> bool:
-        """An operator wants it to have traffic."""
-        return self.weight > 0 and not self.drained
-
-    def resolved(self) -> ResolvedBackend:
-        """As the daemon hands it over."""
-        return ResolvedBackend(
-            pool="p", name=self.entry.name, host="h", address=("10.0.0.1", self.entry.port, ""), slot=self.slot
-        )
-
-
-@dataclass
 class Simulation:
     """One schedule."""
 
-    seed: int
-    say: Callable[[str], None] | None = None
-    now: float = 0.0
-    happened: Counter[str] = field(default_factory=Counter)
+    def __init__(self, seed: int, say: Callable[[str], None] | None = None) -> None:
+        self.seed = seed
+        self.happened: Counter[str] = Counter()
+        self.columns = 2 * SERVERS_MAX
+        self.workers_count = 2
+        self.rng = Random(seed)
+        self.timeline = Timeline()
+        self._say = say
+        self._law = ""
+        self._born = 0
+        self._ever: list[Server] = []
+        self.memory = SharedMemory.create(rows=self.workers_count, backends=0)
+        self.racing = self.rng.random() < 0.3
+        self.traffic = self.rng.choice((10.0, 30.0, 80.0))  # requests per second
+        self._strikes = self.rng.choice((0.3, 2.0, 4.0))  # faults, wishes and reloads per second
+        self._truths = self.rng.choice(TRUTHS)
+        if Truth.SLOW in self._truths and self.rng.random() < 0.5:
+            self.traffic, self._strikes = 100.0, 0.3  # it takes much traffic, and time, to be found slow
+        self.workers: list[SimulatedWorker | None] = [None] * self.workers_count
+        self.laws = StandingLaws(self)
+        self.supervisor = Supervisor(self)
+        self._pool = Pool(name="p")
+        self._limits: tuple[int | None, ...] = (None,)
 
-    def __post_init__(self) -> None:
-        self.rng = Random(self.seed)
-        self.servers: dict[int, Server] = {}
-        self.told: dict[int, Standing] = {}
-        self.born = 0
-        self.pool = Pool(name="p")
-        self.standings = PoolStandings("p", Random(self.seed + 1))
-        self.next_report = 1.0
-        self.busy = self.rng.choice((2, 8, 15))  # attempts per step
-        for _ in range(self.rng.randint(1, 8)):
-            self.add_server()
-        self.configure(starting=True)
+    @property
+    def now(self) -> float:
+        """Seconds since the beginning."""
+        return self.timeline.now
 
     # ---- the schedule
 
     def run(self) -> "Simulation":
-        """Faults, then none and no wishes of operators any more, until all is well."""
-        while self.now < FAULTS_FOR:
-            if self.rng.random() < 0.15:
-                self.strike()
-            self.step()
-        for server in self.servers.values():
-            server.truth = Truth.GOOD
-            server.weight = server.entry.weight or 1
-            server.drained = False
-            self.note(self.standings.set_weight(server.entry.name, server.weight, self.now))
-            self.note(self.standings.set_drained(server.entry.name, False, self.now))
-        self.tell("no faults from now on")
-        while self.ill() and self.now < FAULTS_FOR + RECOVERED_WITHIN:
-            self.step()
-        if self.ill():
-            self.broken(f"not well {RECOVERED_WITHIN:g} s after the last fault: {self.ill()}")
+        """Faults, then none and no wishes of operators any more, until all is well; then no requests either."""
+        timeline = self.timeline
+        with virtual_clock(timeline.time):
+            try:
+                self._begin()
+                timeline.at(0.1, self._next_request)
+                timeline.at(0.5, self._next_strike)
+                self._until(FAULTS_FOR)
+                self._make_good()
+                while self._ill() and self.now < FAULTS_FOR + RECOVERED_WITHIN:
+                    self._until(self.now + 0.1)
+                if self._ill():
+                    self.broken(f"not well {RECOVERED_WITHIN:g} s after the last fault: {self._ill()}")
+                self.traffic = 0.0
+                self._until(self.now + ENDED_WITHIN)
+                self._look_at_end()
+            finally:
+                self.memory.close()
         return self
 
-    def step(self) -> None:
-        """Time passes: checks that are due, traffic, reports, the tick."""
-        self.now += STEP
-        for server in list(self.servers.values()):
-            self.check_if_due(server)
-        for _ in range(self.busy):
-            self.attempt()
-        if self.now >= self.next_report:
-            self.next_report += 1.0
-            for server in self.servers.values():
-                count, seconds = server.succeeded, server.first_bytes
-                server.succeeded, server.first_bytes = 0, 0.0
-                self.note(self.standings.succeeded(server.slot, count, seconds, self.now))
-        if self.standings.awake(self.now):
-            self.note(self.standings.tick(self.now))
-        self.look()
+    def _begin(self) -> None:
+        servers = [self._new_server() for _ in range(self.rng.randint(1, SERVERS_MAX - 2))]
+        self._change_settings()
+        self.supervisor.configure(self._pool, {server: self._limited(server.entry) for server in servers})
+        for number in range(self.workers_count):
+            self.supervisor.bring_up(number)
 
-    def strike(self) -> None:
-        """Something happens to the world: a fault, its end, an operator, a reload."""
-        server = self.rng.choice(list(self.servers.values()) or [None])
-        match self.rng.randrange(10):
-            case 0 | 1 | 2 | 3 | 4 if server is not None:
-                server.truth = self.rng.choice(list(Truth))
-                self.tell(f"{server.entry.name} is {server.truth.name}")
-            case 5 if server is not None:
-                server.drained = not server.drained
-                self.tell(f"{server.entry.name} drained: {server.drained}")
-                self.note(self.standings.set_drained(server.entry.name, server.drained, self.now))
-            case 6 if server is not None:
-                server.weight = self.rng.choice((0, 1, 1, 3))
-                self.tell(f"{server.entry.name} weight: {server.weight}")
-                self.note(self.standings.set_weight(server.entry.name, server.weight, self.now))
-            case 7 if server is not None:
-                del self.servers[server.slot]
-                self.tell(f"{server.entry.name} is removed")
-                self.configure()
-            case 8:
-                self.add_server()
-                self.configure()
-            case _:
-                self.configure(anew=True)
+    def _until(self, end: float) -> None:
+        while self.now < end:
+            self._step()
 
-    def add_server(self) -> None:
-        """A backend of a new name; it may get the slot of one that is gone."""
-        slot = next(slot for slot in range(100) if slot not in self.servers)
-        self.born += 1
-        entry = Backend(name=f"b{self.born}", host="h", port=self.born, backup=self.rng.random() < 0.2)
-        self.servers[slot] = Server(entry, slot, self.rng.choice([Truth.GOOD, Truth.GOOD, *Truth]))
-        self.tell(f"{entry.name} is added in slot {slot}")
-
-    def configure(self, *, starting: bool = False, anew: bool = False) -> None:
-        """The daemon reads its file: the backends that there are, and perhaps other settings."""
-        rng = self.rng
-        settings = self.pool
-        if starting or anew:
-            check = HealthCheck(interval=rng.uniform(0.5, INTERVAL_MAX), fast_interval=0.5)
-            detection = OutlierDetection(
-                mode=rng.choice(("enforce", "enforce", "enforce", "observe")),
-                consecutive_failures=rng.choice((None, 3, 5)),
-                window=rng.uniform(1.0, WINDOW_MAX),
-                base_ejection=rng.uniform(1.0, 5.0),
-                max_ejection=MAX_EJECTION,
-                max_ejected=rng.choice((0.1, 0.5, 1.0)),
-            )
-            settings = Pool(
-                name="p",
-                health_check=rng.choice((check, check, None)),
-                outlier_detection=rng.choice((detection, detection, detection, None)),
-                slow_start=rng.choice((SLOW_START_MAX, 3.0, None)),
-                panic_threshold=rng.choice((0.0, 0.3, 0.5, 1.0)),
-            )
-        self.pool = msgspec.structs.replace(settings, backends=tuple(one.entry for one in self.servers.values()))
-        for server in self.servers.values():
-            if self.pool.outlier_detection is None:
-                server.ejected = server.half_open = False
-            if self.pool.health_check is None:
-                server.unhealthy = False
-        self.told = {slot: told for slot, told in self.told.items() if slot in self.servers}
-        self.tell(f"reload: {self.pool.health_check}, {self.pool.outlier_detection}, {self.pool.panic_threshold}")
-        backends = [server.resolved() for server in self.servers.values()]
-        self.note(self.standings.configure(self.pool, backends, self.now, starting=starting))
-
-    # ---- checks and traffic
-
-    def check_if_due(self, server: Server) -> None:
-        """An active check, if the pool has them and it is time."""
-        tracker = self.standings.trackers().get(server.slot)
-        if tracker is not None and self.now >= server.next_check:
-            self.note(self.standings.checked(server.slot, server.truth.passes, "simulated", self.now))
-            server.next_check = self.now + tracker.next_delay(self.rng)
-
-    def attempt(self) -> None:
-        """One request: to a backend on trial, else to an eligible one by weight and share."""
-        slots = list(self.standings.trials)
-        weights = [1.0] * len(slots)
-        if not slots:
-            picked = [one for one in self.standings.standings() if one.eligible]
-            slots = [one.slot for one in picked]
-            weights = [one.weight * one.share for one in picked]
-        if not slots:
+    def _step(self) -> None:
+        """The next thing happens, and every law is looked at."""
+        if not self.timeline.step():
             return
-        server = self.servers[self.rng.choices(slots, weights)[0]]
-        if self.rng.random() >= server.truth.failures:
-            server.succeeded += 1
-            server.first_bytes += server.truth.first_byte * self.rng.uniform(0.8, 1.2)
-            if server.half_open:
-                self.report(server)
-        else:
-            succeeded = server.succeeded
-            self.report(server)
-            self.note(self.standings.failed(server.slot, "simulated", succeeded, self.now))
-        self.look()
-
-    def report(self, server: Server) -> None:
-        """The successes that were not told yet."""
-        count, seconds = server.succeeded, server.first_bytes
-        server.succeeded, server.first_bytes = 0, 0.0
-        self.note(self.standings.succeeded(server.slot, count, seconds, self.now))
-
-    # ---- what must always hold
-
-    def note(self, happenings: list[Happening]) -> None:
-        """Take what was said to have happened."""
-        for each in happenings:
-            self.happened[each.what] += 1
-            self.tell(f"  {each.what} {each.slot} {each.cause} {each.evidence}")
-            if each.slot is None:
+        for number, worker in enumerate(self.workers):
+            if worker is None:
+                if any(self.memory.row(Area.IN_FLIGHT, number)[: self.columns]):
+                    self.broken(f"something is in flight from worker {number}, which is dead")
                 continue
-            server = self.servers.get(each.slot)
-            if server is None:
-                self.broken(f"{each.what} of slot {each.slot}, which is nobody's")
-                return
-            match each.what:
-                case What.EJECTED:
-                    server.ejected, server.half_open = True, False
-                    if self.pool.outlier_detection is None or self.pool.outlier_detection.mode == "observe":
-                        self.broken("ejected although nobody may be")
-                case What.HALF_OPEN:
-                    server.half_open = True
-                case What.RETURNED:
-                    server.ejected = server.half_open = False
-                    self.starts_slowly(server)
-                case What.BECAME_UNHEALTHY:
-                    server.unhealthy = True
-                case What.BECAME_HEALTHY:
-                    if server.unhealthy:
-                        self.starts_slowly(server)
-                    server.unhealthy = False
+            for error in worker.loop.errors:
+                raise error
+            if worker.loop.ran or worker.laws.waiting:
+                worker.loop.ran = False
+                worker.laws.look()
+        if self._law:
+            raise BrokenLawError(self._law)
 
-    def starts_slowly(self, server: Server) -> None:
-        """It comes back: at the floor, if the pool has slow start."""
-        if self.pool.slow_start is not None and self.standings.standing(server.slot).share > FLOOR:
-            self.broken(f"{server.entry.name} comes back with all its weight")
+    def _next_request(self) -> None:
+        """A request at one of the workers; where they race, sometimes at both, at the very same moment."""
+        if not self.traffic:
+            return
+        self.timeline.at(self.now + self.rng.expovariate(self.traffic), self._next_request)
+        workers = [one for one in self.workers if one is not None and one.ready and one.loop.alive]
+        if not workers:
+            return
+        worker = self.rng.choice(workers)
+        if self.racing and len(workers) == 2 and self.rng.random() < 0.3:
+            self._race(worker, workers[1 - workers.index(worker)])
+        else:
+            worker.loop.run(worker.arrive)
 
-    def look(self) -> None:
-        """Every law that a moment can break."""
-        standings = {one.slot: one for one in self.standings.standings()}
-        self.told.update({one.slot: one for one in self.standings.take_changes()})
-        if standings.keys() != self.servers.keys():
-            self.broken("standings of other backends than there are")
-        if self.told != standings:
-            self.broken("the changes do not add up to the standings")
-        eligible = [self.servers[one.slot] for one in standings.values() if one.eligible]
-        for server in eligible:
-            if not server.wanted:
-                self.broken(f"{server.entry.name} is eligible, drained or of no weight")
-            if not self.standings.panic and (server.ejected or server.unhealthy):
-                self.broken(f"{server.entry.name} is eligible outside panic, and known to be bad")
-        if any(one.weight != self.servers[slot].weight or not 0 < one.share <= 1 for slot, one in standings.items()):
-            self.broken("a weight that nobody set, or a share that is none")
-        self.look_at_ejections()
-        self.look_at_ruling(eligible)
+    def _race(self, first: SimulatedWorker, second: SimulatedWorker) -> None:
+        [row] = first.others
+        assert isinstance(row, RacingRow)
+        row.race = lambda: second.loop.run(second.arrive)
+        first.loop.run(first.arrive)
+        row.race = None
 
-    def look_at_ejections(self) -> None:
-        """The cap, the trials, and what the pool thinks of it all."""
-        count, detection = len(self.servers), self.pool.outlier_detection
-        ejected = {slot for slot, server in self.servers.items() if server.ejected}
-        most = 0.0 if detection is None else min(count - 1, max(1.0, count * detection.max_ejected + 1e-9))
-        if ejected and len(ejected) > most:
-            self.broken(f"{len(ejected)} of {count} are ejected, {most:g} may be")
-        on_trial = {slot for slot, one in self.servers.items() if one.half_open and one.wanted and not one.unhealthy}
-        if set(self.standings.trials) != on_trial:
-            self.broken(f"trials of {set(self.standings.trials)}, not of {on_trial}")
+    def _next_strike(self) -> None:
+        """Something happens to the world: a fault, its end, an operator, a reload, a worker's death."""
+        if self.now >= FAULTS_FOR:
+            return
+        rng = self.rng
+        self.timeline.at(self.now + rng.expovariate(self._strikes), self._next_strike)
+        server = rng.choice(list(self.supervisor.servers.values()) or [None])
+        match rng.randrange(12):
+            case 0 | 1 | 2 | 3 | 4 if server is not None:
+                self._become(server, rng.choice(self._truths))
+            case 5 if server is not None:
+                self._wish(server, server.weight, not server.drained)
+            case 6 if server is not None:
+                self._wish(server, rng.choice((0, 1, 1, 3)), server.drained)
+            case 7 if server is not None:
+                self._reload(without=server)
+            case 8:
+                self._reload(more=True)
+            case 9:
+                worker = rng.choice(self.workers)
+                if worker is not None and worker.loop.alive:
+                    self.supervisor.kill(worker)
+            case _:
+                self._change_settings()
+                self._reload()
 
-    def look_at_ruling(self, eligible: list[Server]) -> None:
-        """Panic, down, and that nobody is left waiting who could be served."""
-        wanted = [one for one in self.servers.values() if one.wanted]
-        fine = [one for one in wanted if not one.ejected and not one.unhealthy]
-        if fine and not eligible:
-            self.broken("nobody is eligible although somebody may be well")
-        if self.standings.down and (eligible or fine or not wanted):
-            self.broken("down, although it is not")
-        if not eligible and wanted and not self.standings.down:
-            self.broken("nobody is eligible, and it is not called down")
-        primaries = [one for one in wanted if not one.entry.backup]
-        share = sum(not one.entry.backup for one in fine) / len(primaries) if primaries else 0.0
-        if self.standings.panic and (share >= self.pool.panic_threshold or self.pool.panic_threshold == 0.0):
-            self.broken(f"panic, although {share:.0%} of the primaries may be well")
+    # ---- what happens to the world
 
-    def ill(self) -> str:
-        """What is not as it should be once there are no faults and no wishes; "" = nothing."""
-        if self.standings.panic or self.standings.down:
-            return "panic or down"
-        backups = any(not server.entry.backup for server in self.servers.values())
-        for slot, server in self.servers.items():
-            standing = self.standings.standing(slot)
-            if standing.eligible != (not (server.entry.backup and backups)) or standing.share < 1.0:
-                return f"{server.entry.name} has {standing}"
-        return ""
+    def _new_server(self) -> Server:
+        """A backend of a new name."""
+        self._born += 1
+        entry = Backend(name=f"b{self._born}", host="h", port=self._born, backup=self.rng.random() < 0.2)
+        server = Server(entry, truth=self.rng.choice((Truth.GOOD, *self._truths)))
+        self._ever.append(server)
+        return server
 
-    def broken(self, law: str) -> None:
-        """A law is broken: say so, and how to see it again."""
-        raise BrokenLawError(f"{law}, at {self.now:.1f} s; replay: python -m tests.simulation.standings {self.seed}")
+    def _become(self, server: Server, truth: Truth) -> None:
+        server.truth = truth
+        self.tell(f"{server.entry.name} is {truth.name}")
+
+    def _wish(self, server: Server, weight: int, drained: bool) -> None:
+        server.weight, server.drained = weight, drained
+        self.tell(f"{server.entry.name} weight: {weight}, drained: {drained}")
+        self.supervisor.states.set_live("p", server.entry.name, weight=weight, drained=drained)
+        self.laws.look()
+
+    def _reload(self, *, without: Server | None = None, more: bool = False) -> None:
+        """The daemon reads its file: perhaps a backend more or less, perhaps other settings."""
+        if self.supervisor.busy:
+            return
+        servers = [server for server in self.supervisor.servers.values() if server is not without]
+        if more and len(servers) < SERVERS_MAX:
+            gone = [server for server in self._ever if server not in servers]
+            servers.append(self.rng.choice(gone) if gone and self.rng.random() < 0.5 else self._new_server())
+        names = ", ".join(server.entry.name for server in servers)
+        self.tell(f"reload with {names}: {self._pool}, limits {self._limits}")
+        self.supervisor.configure(self._pool, {server: self._limited(server.entry) for server in servers})
+
+    def _limited(self, entry: Backend) -> Backend:
+        return msgspec.structs.replace(entry, max_connections=self._limits[entry.port % len(self._limits)])
+
+    def _change_settings(self) -> None:
+        """Other settings for the next reload."""
+        rng = self.rng
+        check = HealthCheck(interval=rng.uniform(0.3, INTERVAL_MAX), fast_interval=0.2)
+        detection = OutlierDetection(
+            mode=rng.choice(("enforce", "enforce", "enforce", "observe")),
+            consecutive_failures=rng.choice((None, 3, 5)),
+            window=rng.choice((1.0, WINDOW_MAX)),
+            base_ejection=rng.uniform(0.3, 2.0),
+            max_ejection=MAX_EJECTION,
+            max_ejected=rng.choice((0.1, 0.5, 1.0)),
+        )
+        self._pool = Pool(
+            name="p",
+            strategy=rng.choice(("round_robin", "random", "weighted", "weighted_random", "least_connections")),
+            timeouts=PoolTimeouts(connect=0.3, first_byte=0.8, attempt=rng.choice((None, 0.6))),
+            keepalive=Keepalive(idle=rng.choice((0.5, 2.0)), max_requests=rng.choice((5, 1000))),
+            health_check=rng.choice((check, check, None)),
+            outlier_detection=rng.choice((detection, detection, detection, None)),
+            retry=rng.choice((None, Retry(), Retry(attempts=3, when=("connect_failure", "reset", "timeout", "500")))),
+            slow_start=rng.choice((SLOW_START_MAX, 1.0, None)),
+            panic_threshold=rng.choice((0.0, 0.3, 0.5, 1.0)),
+            queue_timeout=rng.choice((None, 0.05, 0.3, 1.0)),
+            queue_max=rng.choice((2, 1000)),
+        )
+        self._limits = rng.choice(((None,), (1,), (1, 2), (4,), (None, 2, 6)))
+
+    def server_at(self, port: int) -> Server:
+        """The backend of a port."""
+        return self._ever[port - 1]
+
+    # ---- the end
+
+    def _make_good(self) -> None:
+        self.tell("no faults from now on")
+        self.traffic = CALM_TRAFFIC
+        for server in self._ever:
+            server.truth = Truth.GOOD
+        for server in list(self.supervisor.servers.values()):
+            self._wish(server, server.entry.weight or 1, False)
+
+    def _ill(self) -> str:
+        if any(worker is None or not worker.ready or not worker.loop.alive for worker in self.workers):
+            return "a worker is missing"
+        return self.laws.ill()
+
+    def _look_at_end(self) -> None:
+        """Nothing is left."""
+        for worker in self.workers:
+            assert worker is not None
+            left = {
+                "requests": len(worker.clients),
+                "in flight": sum(worker.open) + worker.server.in_flight(),
+                "removed backends": len(worker.server.leftovers.backends()),
+                "timers": sum(planned[2]._callback is not None for planned in worker.server.deadlines._heap),
+                "connections in use": sum(
+                    backend.connections.active for backend in worker.server.snapshot.backends.values()
+                ),
+            }
+            if any(left.values()):
+                self.broken(f"at the end worker {worker.number} has {left}")
+        if not self.supervisor.settled:
+            self.broken("at the end columns of removed backends are not free")
+
+    def broken(self, law: str) -> NoReturn:
+        """A law is broken: say so, and how to see it again. What raises may be a task, so it is raised again later."""
+        self._law = self._law or (
+            f"{law}, at {self.now:.3f} s; replay: python -m tests.simulation.standings {self.seed}"
+        )
+        raise BrokenLawError(self._law)
 
     def tell(self, text: str) -> None:
         """For whoever replays."""
-        if self.say is not None:
-            self.say(f"{self.now:6.1f} {text}")
+        if self._say is not None:
+            self._say(f"{self.now:8.3f} {text}")
 
 
 def run(seed: int, say: Callable[[str], None] | None = None) -> Simulation:
