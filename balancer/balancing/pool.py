@@ -64,6 +64,7 @@ class PoolState:
         "_limited",
         "_pick",
         "_starting",
+        "_top",
         "backends",
         "counts_attempts",
         "doubtful",
@@ -94,13 +95,17 @@ class PoolState:
     def rebuild(self) -> None:
         """Find out again who is eligible, and for how much. To be called whenever a backend's standing, weight or
         limit changed. O(n log n).
+
+        Slow start is relative: whoever has the largest share gets all of its weight and limit. A pool that comes back
+        as a whole, or of which one backend is left, must not answer 503 with its machines idle.
         """
         self.eligible = tuple(backend for backend in self.backends if backend.eligible and backend.weight > 0)
         self.doubtful = frozenset(backend for backend in self.eligible if backend.doubtful)
-        self._starting = any(backend.share < 1.0 for backend in self.eligible)
+        self._top = max((backend.share for backend in self.eligible), default=1.0)
+        self._starting = any(backend.share < self._top for backend in self.eligible)
         scaled = self._starting and self.strategy.honours_weights
         weights = [
-            max(round(backend.weight * SHARE_STEPS * backend.share), 1) if scaled else backend.weight
+            max(round(backend.weight * SHARE_STEPS * backend.share / self._top), 1) if scaled else backend.weight
             for backend in self.eligible
         ]
         self.strategy.rebuild(self.eligible, weights)
@@ -123,7 +128,7 @@ class PoolState:
             backend = self.strategy.pick(now=now, key=key, exclude=left_out, rng=rng)
             if backend is None:
                 break
-            if backend.share >= 1.0 or rng.random() < backend.share:
+            if backend.share >= self._top or rng.random() * self._top < backend.share:
                 return backend
             left_out = {backend, *left_out}
         return self.strategy.pick(now=now, key=key, exclude=exclude, rng=rng)
@@ -145,4 +150,4 @@ class PoolState:
         limit = backend.max_connections
         if limit is None:
             return False
-        return self.loads.total(backend.slot) >= share_of_limit(limit, backend.share)
+        return self.loads.total(backend.slot) >= share_of_limit(limit, backend.share / self._top)

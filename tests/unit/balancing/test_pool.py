@@ -136,6 +136,17 @@ def test_a_backend_alone_gets_everything_however_slowly_it_starts() -> None:
     assert {pick(pool) for _ in range(10)} == {backend}
 
 
+@pytest.mark.parametrize("shares", [(0.1, 0.1), (0.1, 0.3)])
+def test_a_pool_that_comes_back_as_a_whole_has_its_limits_at_once(shares: tuple[float, float]) -> None:
+    backends = make_backends([1, 1], max_connections=10)
+    for backend, share in zip(backends, shares, strict=True):
+        backend.share = share
+    pool = pool_of(backends, LoadTable([9, 9]))
+    whole = [backend for backend in backends if backend.share == max(shares)]
+    picked = {pool.pick(now=0.0, key=None, exclude=(), rng=Random(seed)) for seed in range(50)}
+    assert picked == set(whole), "the furthest has room for a tenth"
+
+
 def test_who_is_not_eligible_is_not_picked_and_the_pool_says_why_there_is_nobody() -> None:
     a, b = make_backends([1, 1])
     pool = pool_of([a, b], make_loads(2), "least_connections")
