@@ -1,7 +1,12 @@
 """A state machine that is asked directly: numbers the entries, and raises what it is refused."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
 from balancer.coordination.command import Command, Request, encode
-from balancer.coordination.errors import CoordinationError
+from balancer.coordination.errors import Code, CoordinationError
 from balancer.coordination.requests import (
     CompactionRequest,
     DeleteRangeRequest,
@@ -15,7 +20,13 @@ from balancer.coordination.requests import (
 from balancer.coordination.responses import KeyValue
 from balancer.coordination.state_machine import QUOTA, Applied, StateMachine
 
-EVERYTHING = {"key": b"\0", "range_end": b"\0"}
+
+@contextmanager
+def refusal(code: Code, message: str) -> Iterator[None]:
+    """What is done inside is refused so."""
+    with pytest.raises(CoordinationError) as caught:
+        yield
+    assert (caught.value.code, caught.value.message) == (code, message)
 
 
 class Machine:
