@@ -157,10 +157,11 @@ def decode_members(context: bytes) -> tuple[Member, ...]:
     return _decode_members(context) if context else ()
 
 
-def answer_of(own: Own) -> Answer:
-    """What a member without a running log says of itself."""
+def answer_of(own: Own, members: Sequence[Member] = ()) -> Answer:
+    """What a member says of itself; one that runs gives the `members` of its membership as it is now."""
     origin = own.origin
-    return Answer(origin.name, origin.uuid, origin.cluster_id, origin.begun, origin.members, own.listed, own.join)
+    told = tuple(members) or origin.members
+    return Answer(origin.name, origin.uuid, origin.cluster_id, origin.begun, told, own.listed, own.join)
 
 
 def admitted(answer: Answer, name: str, address: str, cluster_id: int) -> Member:

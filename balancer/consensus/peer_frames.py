@@ -254,8 +254,9 @@ class FrameReader:
         start = self._position + _LENGTH.size
         end = start + length
         self._position = end
-        with memoryview(self._data) as view:
-            payload, mac = bytes(view[start : end - overhead]), bytes(view[end - overhead : end])
-        if self.seal is not None and not self.seal.verify(payload, mac):
+        # Of bytes a slice is the one copy; of a bytearray it would be the first of two.
+        view = self._data if type(self._data) is bytes else memoryview(self._data)
+        payload = bytes(view[start : end - overhead])
+        if self.seal is not None and not self.seal.verify(payload, bytes(view[end - overhead : end])):
             raise FrameError("a frame that the peer did not send here and now: its mac is wrong")
         return payload

@@ -99,7 +99,6 @@ class Peers:
 
     def start(self, sock: socket.socket) -> None:
         """Take connections on a listening socket, which is ours from now on; within the loop, once."""
-        self._loop = asyncio.get_running_loop()
         self._listener = PeerListener(
             sock,
             self._limits,
@@ -227,7 +226,7 @@ class Peers:
     def _has_unsent(self, link: PeerLink) -> None:
         self._unsent.append(link)
         if self._flush is None:
-            self._flush = self._loop.call_soon(self.flush)
+            self._flush = asyncio.get_running_loop().call_soon(self.flush)
 
     def _link_changed(self, member: Member, up: bool) -> None:
         if self.on_link is not None and not self._closed:

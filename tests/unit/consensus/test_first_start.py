@@ -461,10 +461,7 @@ def test_a_joiner_waits_until_it_is_added(tmp_path: Path) -> None:
         answer = await town.peers["n1"].ask(town.places["n4"], Ask("n1", founders[0].uuid))
         member = admitted(answer, "n4", town.places["n4"], founders[0].cluster_id)
         members = (*founders[0].members, member)
-        running = answer_of(town.starts["n1"].own)
-        town.peers["n1"].on_ask = lambda _: Answer(
-            running.name, running.uuid, running.cluster_id, True, members, running.listed
-        )
+        town.peers["n1"].on_ask = lambda _: answer_of(town.starts["n1"].own, members)
         (joined,) = await town.all_begin("n4")
         assert (joined.cluster_id, joined.node_id, joined.joined) == (founders[0].cluster_id, member.node_id, True)
         assert Begin(joined).membership().voters == ()

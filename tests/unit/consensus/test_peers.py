@@ -235,6 +235,21 @@ def test_what_cannot_leave_is_dropped_and_counted() -> None:
     run(test)
 
 
+def test_a_member_that_listens_nowhere_yet_may_send() -> None:
+    async def test() -> None:
+        two = Site(2)
+        identity = PeerIdentity(NUMBER, 1, uuid(1), "n1")
+        one = Peers(identity, on_frame=lambda *_: None, on_ask=two.peers.on_ask, limits=QUICK)
+        one.set_members({2: two.member})
+        await two.until(lambda: one.up(2))
+        one.send(2, beat(1, 2))
+        await two.until(lambda: two.frames)
+        await one.close()
+        await part(two)
+
+    run(test)
+
+
 def deaf(site: Site, *, deaf: bool = True) -> None:
     """Let a member stop, or resume, to read what comes."""
     listener = site.peers._listener
