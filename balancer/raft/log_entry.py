@@ -15,8 +15,11 @@ class EntryKind(enum.IntEnum):
     MEMBERSHIP = 1  # `data` is an encoded Membership, in use once applied
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=True):
-    """One entry of the log. (index, term) names it for good (Log Matching, extended Raft figure 3)."""
+class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One entry of the log. (index, term) names it for good (Log Matching, extended Raft figure 3).
+
+    Out of the garbage collector's sight: a log holds thousands, and they refer to nothing that it could free.
+    """
 
     index: int
     term: int

@@ -313,8 +313,10 @@ class Node:
             soft_state=SoftState(*soft) if soft != self._soft else None,
         )
         self._given, self._soft = state, soft
-        for drained in (core.messages, core.messages_after_sync, reads.done, reads.refused):
-            drained.clear()
+        core.messages.clear()
+        core.messages_after_sync.clear()
+        reads.done.clear()
+        reads.refused.clear()
         return ready
 
     def _admit(self, size: int) -> None:

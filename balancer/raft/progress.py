@@ -93,6 +93,7 @@ class Progress:
         """Finds out with single Appends where the logs agree, beginning behind what certainly does."""
         self._pace(Pace.PROBE)
         self.next = self.match + 1
+        self.sent_commit = 0  # what was sent may be lost
 
     def replicate(self) -> None:
         """The logs agree up to `match`: send without waiting."""
@@ -103,13 +104,13 @@ class Progress:
         """It lacks entries that are here no longer."""
         self._pace(Pace.SNAPSHOT)
         self.sending = sending
+        self.sent_commit = 0
 
     def _pace(self, pace: Pace) -> None:
         self.pace = pace
         self.probe_sent = self.poke = False
         self.sending = None
         self.in_flight.clear()
-        self.sent_commit = 0
 
     def matched(self, index: int) -> bool:
         """The peer has everything up to `index`. Whether that is news: answers may be late, twice or out of order."""

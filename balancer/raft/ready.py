@@ -3,7 +3,8 @@
 The driver's duty, for every `Ready` in the order of their numbers:
 
 1. Send `messages` at any time (a leader's appends may travel while its own disk writes: thesis 10.2.1).
-2. Write `snapshot`, then `truncate_from`/`entries`, then `hard_state`, and make them durable when `must_sync`.
+2. Write `snapshot`, then `entries` (in place of whatever the log has from the first one's index on), then `hard_state`,
+   and make them durable when `must_sync`.
 3. Only then send `messages_after_sync` and call `node.persisted(number)`. Several Readys may be written with one sync,
    and further ones may be taken meanwhile; numbers are persisted in order.
 4. Apply `committed` to the state machine in order, then call `node.applied(index)`. They may be applied before they are
@@ -19,15 +20,18 @@ Bytes of snapshots do not pass through Ready: the core reads and writes them chu
 it received and found whole is named by `Ready.snapshot`; making that durable and installing it is part of 2 and 4.
 """
 
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from balancer.raft.log_entry import Entry, HardState, NodeId, SnapshotMark
 from balancer.raft.message import Message
 
 
 class SnapshotStore(Protocol):
-    """Where a member's snapshots are. A failing disk raises, which ends the member.
+    """Where a member's snapshots are. The core reads and writes chunks of them while it handles messages.
+
+    A failing disk raises, which ends the member.
 
     The store keeps what may still be sent: the newest snapshot that `Node.compact` named, and the one before it.
     """
@@ -57,24 +61,21 @@ class SnapshotStore(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class ReadState:
+class ReadState(msgspec.Struct, frozen=True):
     """The read that was asked for with `read_id` sees everything that was finished before, once `index` is applied."""
 
     read_id: int
     index: int
 
 
-@dataclass(frozen=True, slots=True)
-class SoftState:
+class SoftState(msgspec.Struct, frozen=True):
     """What anybody may like to know and nobody has to remember."""
 
     leader: NodeId
     is_leader: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
+class Ready(msgspec.Struct, frozen=True):
     """What the core wants done. See the module's text for the order."""
 
     number: int

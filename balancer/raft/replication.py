@@ -1,6 +1,6 @@
 """Replication of the log (Raft section 5.3; extended Raft figure 2, AppendEntries RPC)."""
 
-from balancer.raft import commit, heartbeat, snapshots
+from balancer.raft import commit, snapshots
 from balancer.raft.core import Core
 from balancer.raft.log import UNKNOWN
 from balancer.raft.log_entry import Entry, EntryKind
@@ -12,9 +12,11 @@ from balancer.raft.refusals import SafetyBrokenError
 
 
 def begin_term(core: Core) -> None:
-    """A leader begins with an empty entry: only by committing it does it learn what is committed (section 8)."""
+    """A leader begins with an empty entry: only by committing it does it learn what is committed (section 8).
+
+    It goes to everybody at once and serves as the first heartbeat.
+    """
     add(core, b"", EntryKind.COMMAND)
-    heartbeat.beat(core)
 
 
 def add(core: Core, data: bytes, kind: EntryKind) -> int:
