@@ -54,10 +54,11 @@ class ForwardReply(msgspec.Struct, frozen=True, array_like=True, tag="forwarded"
 
 
 class KeepAlive(msgspec.Struct, frozen=True, array_like=True, tag="keep_alive"):
-    """A follower hands a lease's keep-alive to the leader."""
+    """A follower hands a lease's keep-alive to the leader; without `renew` it only asks how long the lease has."""
 
     request_id: Number
     lease: Number
+    renew: bool = True
 
 
 class KeepAliveReply(msgspec.Struct, frozen=True, array_like=True, tag="kept_alive"):

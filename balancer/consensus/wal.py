@@ -15,13 +15,13 @@ from balancer.consensus.disk import Disk, DiskFile
 from balancer.consensus.storage_errors import IdentityError, StorageFailedError
 from balancer.consensus.suspect import mark_suspect
 from balancer.consensus.wal_record import (
+    CHECK_PRIME,
     PAGE,
     SEAL_SIZE,
     SMALLEST,
     Identity,
     SegmentHeader,
     Type,
-    check_of,
     encode,
     encode_hard_state,
     encode_seal,
@@ -45,6 +45,7 @@ from balancer.raft.log_entry import Entry, HardState, SnapshotMark
 
 _PADDING = tuple(bytes(-(length + 4) & 7) for length in range(8))  # of a record, by its data's length modulo 8
 _ENTRY = int(Type.ENTRY)
+_ENTRY_CHECK = _ENTRY * 257
 _TAIL = 24 + 4  # of a record without data: head and crc
 
 
@@ -290,18 +291,17 @@ class Wal:
             size = length + _TAIL + 7 & ~7
             if position + size > limit:
                 self._crc, self._position = crc, position
+                self.last_index = entry.index - 1
                 self._cut(size)
                 crc, position, limit = self._crc, self._position, self._limit
-            record = (
-                pack_head(length, _ENTRY, entry.kind, check_of(length, _ENTRY, entry.kind), entry.index, entry.term)
-                + data
-                + _PADDING[length & 7]
-            )
+            kind = entry.kind
+            check = (length * 31 + _ENTRY_CHECK + kind) % CHECK_PRIME + 1  # check_of, inlined
+            record = pack_head(length, _ENTRY, kind, check, entry.index, entry.term) + data + _PADDING[length & 7]
             crc = extend(crc, record)
             parts.append(record + pack_crc(crc))
             position += size
-            self.last_index = entry.index
         self._crc, self._position = crc, position
+        self.last_index = entries[-1].index
         self.last_term = entries[-1].term
 
     def _put(self, type_: Type, index: int, term: int) -> None:

@@ -36,7 +36,7 @@ _HEADER = struct.Struct("<8sIIQQ16sQQQ8sI")
 _CRC = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
 HEAD = struct.Struct("<IBBHQQ")
-_CHECK_PRIME = 65521  # no change of one bit of length, type or kind is a multiple of it
+CHECK_PRIME = 65521  # no change of one bit of length, type or kind is a multiple of it
 HEADER_SIZE = _HEADER.size + _CRC.size
 SMALLEST = (HEAD.size + _CRC.size + 7) & ~7
 SEAL_SIZE = (HEAD.size + _U64.size + _CRC.size + 7) & ~7
@@ -121,7 +121,7 @@ def record_size(length: int) -> int:
 
 def check_of(length: int, type_: int, kind: int) -> int:
     """The check of a record's head, never 0."""
-    return (length * 31 + type_ * 257 + kind) % _CHECK_PRIME + 1
+    return (length * 31 + type_ * 257 + kind) % CHECK_PRIME + 1
 
 
 def encode(crc: int, type_: Type, index: int, term: int, data: bytes = b"", *, kind: int = 0) -> tuple[bytes, int]:

@@ -164,6 +164,7 @@ FOUNDING_AGREED = _event(
     "member.founding_agreed", "All listed members are new; this one founds no other cluster.", "name", "cluster"
 )
 MEMBER_BEGAN = _event("member.began", "It belongs to a cluster and may vote there.", "name", "cluster", "node")
+MEMBER_FAILED = _event("member.failed", "It can no longer be trusted with the log, and ends; traffic goes on.", "error")
 
 LIBRARY_LOGGED = _event(
     "library.logged", "A library or the event loop wrote a message of its own.", "logger", "message"

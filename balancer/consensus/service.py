@@ -1,0 +1,321 @@
+"""What a face of the coordination service may ask (`service_face.Service`), for whatever applies commands beneath it.
+
+Who holds a lock, and what a watcher is told, follows from the replicated state alone; here is only the waiting. A
+subclass says how a command gets applied (`apply`), when this member has caught up with all others (`catch_up`), what
+its leader knows of a lease, and who it is.
+"""
+
+import abc
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncGenerator, AsyncIterator
+from random import Random
+from typing import Final, TypeVar
+
+import msgspec
+
+from balancer.coordination import elections, locks, requests, responses
+from balancer.coordination.checks import check_txn
+from balancer.coordination.command import Request
+from balancer.coordination.leases import to_propose
+from balancer.coordination.refusals import ELECTION_SESSION_EXPIRED, LEADER_NOT_GIVEN, LOCK_SESSION_EXPIRED
+from balancer.coordination.revision_log import Changes
+from balancer.coordination.state_machine import StateMachine
+from balancer.coordination.transactions import is_read_only
+from balancer.coordination.waiters import Verdict, Waiters
+from balancer.coordination.watches import WatchHub, WatchStream
+
+ORPHAN_TTL: Final = 60
+"""Seconds: the lease of a lock or candidacy that came without one, as in etcd."""
+PROGRESS_EVERY: Final = 600.0
+"""Seconds between two notices of progress to watches that asked for them, as in etcd."""
+
+R = TypeVar("R", bound=msgspec.Struct)
+
+
+class CoordinationService(abc.ABC):
+    """See the module. `least_ttl`: seconds, what a shorter lease is raised to."""
+
+    def __init__(self, machine: StateMachine, rng: Random, *, least_ttl: int) -> None:
+        self._machine = machine
+        self._rng = rng
+        self._least_ttl = least_ttl
+        self.hub = WatchHub(machine.space)
+        self.wakers: dict[WatchStream, asyncio.Event] = {}
+        self._waiters = Waiters()
+        self._waiting: dict[locks.Claim, list[asyncio.Future[Verdict]]] = defaultdict(list)
+        self._releases: set[asyncio.Task[object]] = set()
+
+    # ---- what a subclass gives
+
+    @abc.abstractmethod
+    async def apply(self, request: Request) -> msgspec.Struct:
+        """Have all members apply it; its answer. Raises CoordinationError."""
+
+    @abc.abstractmethod
+    async def catch_up(self) -> None:
+        """Return when this member's state holds everything that was answered before. Raises CoordinationError."""
+
+    @abc.abstractmethod
+    async def renew(self, lease: int) -> int:
+        """The lease's new TTL in seconds, 0 = there is none. Raises CoordinationError."""
+
+    @abc.abstractmethod
+    async def remaining(self, lease: int) -> int:
+        """Whole seconds that the lease has, as the leader knows. Raises CoordinationError."""
+
+    @abc.abstractmethod
+    def header(self, revision: int) -> responses.ResponseHeader:
+        """Who answers, and in which term."""
+
+    # ---- what happened to the state
+
+    @property
+    def machine(self) -> StateMachine:
+        """The state of this member, to be read only."""
+        return self._machine
+
+    def changed(self, changes: Changes, revision: int) -> None:
+        """An entry was applied. To be called before the next one is: who waits is judged on this state."""
+        self.hub.publish(changes)
+        self._decide(self._waiters.applied(self._machine.space, changes))
+
+    def replaced(self, machine: StateMachine) -> None:
+        """A snapshot took the place of the state."""
+        self._machine = machine
+        self.hub.restored(machine.space)
+        self._decide(self._waiters.restored(machine.space))
+        self.wake()
+
+    def wake(self) -> None:
+        """Wake whoever serves a stream that has got something to take."""
+        for stream in self.hub.take_ready():
+            waker = self.wakers.get(stream)
+            if waker is not None:
+                waker.set()
+
+    def _decide(self, verdicts: list[Verdict]) -> None:
+        for verdict in verdicts:
+            for turn in self._waiting.pop(verdict.claim, ()):
+                if not turn.done():
+                    turn.set_result(verdict)
+
+    # ---- keys
+
+    async def range(self, request: requests.RangeRequest) -> responses.RangeResponse:
+        """Read keys."""
+        if not request.serializable:
+            await self.catch_up()
+        return self._headed(self._machine.range(request))
+
+    async def put(self, request: requests.PutRequest) -> responses.PutResponse:
+        """Write one key."""
+        return await self._do(request, responses.PutResponse)
+
+    async def delete_range(self, request: requests.DeleteRangeRequest) -> responses.DeleteRangeResponse:
+        """Delete keys."""
+        return await self._do(request, responses.DeleteRangeResponse)
+
+    async def txn(self, request: requests.TxnRequest) -> responses.TxnResponse:
+        """Compare, then do one of two lists of operations."""
+        check_txn(request)
+        if is_read_only(request):
+            await self.catch_up()
+            return self._headed(self._machine.read_txn(request))
+        return await self._do(request, responses.TxnResponse)
+
+    async def compact(self, request: requests.CompactionRequest) -> responses.CompactionResponse:
+        """Forget what was before a revision."""
+        return await self._do(request, responses.CompactionResponse)
+
+    # ---- leases
+
+    async def lease_grant(self, request: requests.LeaseGrantRequest) -> responses.LeaseGrantResponse:
+        """Begin a lease."""
+        proposed = to_propose(request, least_ttl=self._least_ttl, chosen_id=self._rng.randrange(2**40, 2**62))
+        return await self._do(proposed, responses.LeaseGrantResponse)
+
+    async def lease_revoke(self, request: requests.LeaseRevokeRequest) -> responses.LeaseRevokeResponse:
+        """End a lease and delete its keys."""
+        return await self._do(request, responses.LeaseRevokeResponse)
+
+    async def lease_keep_alive(self, lease: int) -> responses.LeaseKeepAliveResponse:
+        """Give a lease its full TTL again. The header is of before: never later than a revocation that comes then."""
+        header = self.header(self._machine.revision)
+        return responses.LeaseKeepAliveResponse(header, lease, await self.renew(lease))
+
+    async def lease_time_to_live(self, request: requests.LeaseTimeToLiveRequest) -> responses.LeaseTimeToLiveResponse:
+        """How long a lease has."""
+        await self.catch_up()
+        left = await self.remaining(request.ID) if request.ID in self._machine.leases else 0
+        return self._headed(self._machine.time_to_live(request, left))
+
+    async def leases(self) -> responses.LeaseLeasesResponse:
+        """All leases."""
+        await self.catch_up()
+        return self._headed(self._machine.list_leases())
+
+    # ---- watches
+
+    def watch(self) -> "Watches":
+        """A new stream, without watches."""
+        return Watches(self)
+
+    # ---- locks and elections
+
+    async def lock(self, request: requests.LockRequest) -> responses.LockResponse:
+        """Wait until the lock is held."""
+        lease = await self._session(request.lease)
+        response = await self._do(locks.acquire(request.name, lease), responses.TxnResponse)
+        claim, held = locks.claimed(request.name, lease, response)
+        header = response.header
+        if not held:
+            verdict = await self._turn_of(claim)
+            if verdict.standing is locks.Standing.LOST:
+                raise LOCK_SESSION_EXPIRED.error()
+            header = self.header(verdict.revision)
+        return responses.LockResponse(header, claim.key)
+
+    async def unlock(self, request: requests.UnlockRequest) -> responses.UnlockResponse:
+        """Give a lock up."""
+        gone = await self._do(requests.DeleteRangeRequest(request.key), responses.DeleteRangeResponse)
+        return responses.UnlockResponse(gone.header)
+
+    async def campaign(self, request: requests.CampaignRequest) -> responses.CampaignResponse:
+        """Wait until the election is won."""
+        lease = await self._session(request.lease)
+        response = await self._do(elections.campaign(request.name, lease, request.value), responses.TxnResponse)
+        claim, other_value = elections.campaigned(request.name, lease, request.value, response)
+        leader = elections.leader_key(request.name, lease, claim)
+        if other_value:
+            await self.proclaim(requests.ProclaimRequest(leader, request.value))
+        if (await self._turn_of(claim)).standing is locks.Standing.LOST:
+            raise ELECTION_SESSION_EXPIRED.error()
+        return responses.CampaignResponse(response.header, leader)
+
+    async def proclaim(self, request: requests.ProclaimRequest) -> responses.ProclaimResponse:
+        """Change the value that the leader is known by."""
+        if request.leader is None:
+            raise LEADER_NOT_GIVEN.error()
+        response = await self._do(elections.proclaim(request.leader, request.value), responses.TxnResponse)
+        elections.check_proclaimed(response)
+        return responses.ProclaimResponse(response.header)
+
+    async def leader(self, request: requests.LeaderRequest) -> responses.LeaderResponse:
+        """Who leads now."""
+        response = await self.range(locks.first_of(request.name))
+        return responses.LeaderResponse(response.header, elections.leader_of(response))
+
+    async def observe(self, request: requests.LeaderRequest) -> AsyncGenerator[responses.LeaderResponse, None]:
+        """Who leads, now and after each change."""
+        observer = elections.Observer(request.name)
+        watch, news = observer.begin(await self.range(observer.everybody()))
+        stream = self.watch()
+        await stream.create(watch)
+        try:
+            while True:
+                for revision, leader in news:
+                    yield responses.LeaderResponse(self.header(revision), leader)
+                news = observer.follow((await anext(stream)).events)
+        finally:
+            await stream.close()
+
+    async def resign(self, request: requests.ResignRequest) -> responses.ResignResponse:
+        """Give leadership up."""
+        if request.leader is None:
+            raise LEADER_NOT_GIVEN.error()
+        response = await self._do(elections.resign(request.leader), responses.TxnResponse)
+        return responses.ResignResponse(response.header)
+
+    async def _session(self, lease: int) -> int:
+        return lease or (await self.lease_grant(requests.LeaseGrantRequest(ORPHAN_TTL))).ID
+
+    async def _turn_of(self, claim: locks.Claim) -> Verdict:
+        """Wait for the verdict. Who is cancelled gives the claim up, in the log as well."""
+        standing = self._waiters.wait(self._machine.space, claim)
+        if standing is not locks.Standing.WAITING:
+            return Verdict(claim, standing, self._machine.revision)
+        turn: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        self._waiting[claim].append(turn)
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            waiting = self._waiting[claim]
+            waiting.remove(turn)
+            if not waiting:
+                del self._waiting[claim]
+                self._waiters.give_up(claim)
+                release = asyncio.ensure_future(self.apply(locks.release(claim)))
+                self._releases.add(release)
+                release.add_done_callback(self._released)
+            raise
+
+    def _released(self, task: "asyncio.Task[object]") -> None:
+        self._releases.discard(task)
+        if not task.cancelled():
+            task.exception()  # where it could not be given up, its lease ends it
+
+    # ---- answers
+
+    async def _do(self, request: Request, kind: type[R]) -> R:
+        answer = await self.apply(request)
+        assert isinstance(answer, kind)
+        return self._headed(answer)
+
+    def _headed(self, response: R) -> R:
+        header: responses.ResponseHeader = response.header  # type: ignore[attr-defined]
+        return msgspec.structs.replace(response, header=self.header(header.revision))
+
+
+class Watches:
+    """A stream of watches (`service_face.WatchStream`)."""
+
+    def __init__(self, service: CoordinationService) -> None:
+        self._service = service
+        self._stream = service.hub.open()
+        self._something = service.wakers[self._stream] = asyncio.Event()
+        self._taken = asyncio.Event()
+        self._progress = asyncio.get_running_loop().call_later(PROGRESS_EVERY, self._progress_due)
+
+    async def create(self, request: requests.WatchCreateRequest) -> None:
+        """Begin a watch."""
+        while self._stream.congested:
+            self._taken.clear()
+            await self._taken.wait()
+        self._stream.create(request)
+        self._service.wake()
+
+    async def cancel(self, watch_id: int) -> None:
+        """End a watch."""
+        self._stream.cancel(watch_id)
+        self._service.wake()
+
+    async def request_progress(self) -> None:
+        """Ask how far all of them are."""
+        self._stream.request_progress()
+        self._service.wake()
+
+    def __aiter__(self) -> AsyncIterator[responses.WatchResponse]:
+        return self
+
+    async def __anext__(self) -> responses.WatchResponse:
+        while True:
+            self._something.clear()
+            response = self._stream.take()
+            self._taken.set()
+            if response is not None:
+                header = self._service.header(response.header.revision)
+                return msgspec.structs.replace(response, header=header)
+            if not self._stream.ready:
+                await self._something.wait()
+
+    async def close(self) -> None:
+        """End all of them."""
+        self._progress.cancel()
+        self._stream.close()
+        self._service.wakers.pop(self._stream, None)
+
+    def _progress_due(self) -> None:
+        self._stream.progress_due()
+        self._service.wake()
+        self._progress = asyncio.get_running_loop().call_later(PROGRESS_EVERY, self._progress_due)
