@@ -34,13 +34,16 @@ class Links(Protocol):
 
 
 class Snapshots(Protocol):
-    """Snapshots in files. `load` and `begin_save` are for the loop, what `begin_save` returns is for the thread."""
+    """Snapshots in files."""
 
     def load(self, mark: SnapshotMark) -> StateMachine:
-        """The state in a snapshot that is here whole."""
+        """The state in a snapshot that is here whole. For the loop."""
 
     def begin_save(self, mark: SnapshotMark, machine: StateMachine) -> Callable[[], None]:
-        """Take hold of the state as it is now; calling the result writes it durably."""
+        """Take hold of the state as it is now; calling the result, in any thread, writes it durably."""
+
+    def marked(self, mark: SnapshotMark) -> None:
+        """It is written: let the log say so. For the writer's thread."""
 
 
 class Watchers(Protocol):
@@ -154,13 +157,20 @@ class Driver(Outlet):
             return
         self._saving = True
         mark = replica.node.applied_mark()
-        save = self._snapshots.begin_save(mark, replica.machine)
+        # In a thread of its own: the log must not wait for it.
+        save = self._loop.run_in_executor(None, self._snapshots.begin_save(mark, replica.machine))
+        save.add_done_callback(lambda done: self._written(done, mark))
 
-        def work() -> None:
-            save()
-            self._loop.call_soon_threadsafe(self._saved, mark)
+    def _written(self, done: "asyncio.Future[None]", mark: SnapshotMark) -> None:
+        error = None if done.cancelled() else done.exception()
+        if error is not None:
+            self._fail(error)
+        elif not self._closed:
+            self._writer.call(lambda: self._mark(mark))
 
-        self._writer.call(work)
+    def _mark(self, mark: SnapshotMark) -> None:
+        self._snapshots.marked(mark)
+        self._loop.call_soon_threadsafe(self._saved, mark)
 
     def _saved(self, mark: SnapshotMark) -> None:
         self._saving = False
