@@ -103,7 +103,7 @@ class EtcdHttp:
 
 @dataclass
 class EtcdStream:
-    """A stream: `messages` are the answers so far, one per chunk, as JSON. `status` 0: there is no answer yet."""
+    """A stream: `messages` are the answers so far, as JSON. `status` 0: there is no answer yet."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -112,7 +112,6 @@ class EtcdStream:
     ended: bool = False
 
     def __post_init__(self) -> None:
-        self.changed = asyncio.Event()
         self._task = asyncio.create_task(self._collect())
 
     async def close(self) -> None:
@@ -123,19 +122,23 @@ class EtcdStream:
 
     async def _collect(self) -> None:
         try:
-            status, fields = await _read_head(self.reader)
-            self.status = status
+            self.status, fields = await _read_head(self.reader)
+            text = b""
             if fields.get("transfer-encoding") == "chunked":
                 while chunk := await _read_chunk(self.reader):
-                    self.messages.append(json.loads(chunk))
-                    self.changed.set()
+                    # etcd sends the line end of a large message as a chunk of its own, so lines count.
+                    *lines, text = (text + chunk).split(b"\n")
+                    self.messages += map(json.loads, lines)
             else:
-                self.messages.append(json.loads(await self.reader.readexactly(int(fields["content-length"]))))
+                text = await self.reader.readexactly(int(fields["content-length"]))
+            if text:
+                self.messages.append(json.loads(text))
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
+        except ValueError as error:
+            self.messages.append({"no JSON": str(error)})
         finally:
             self.ended = True
-            self.changed.set()
 
 
 async def _read_head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
