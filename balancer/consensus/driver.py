@@ -6,6 +6,7 @@ pump wants written goes to the thread at once, and what it wants sent leaves in 
 
 import asyncio
 from collections.abc import Callable
+from random import Random
 from typing import Protocol
 
 import structlog
@@ -25,6 +26,8 @@ log = structlog.get_logger()
 
 SNAPSHOT_EVERY = 10_000
 """Entries between two snapshots: replaying so many at a start takes about a second."""
+BEFORE_CAMPAIGN = (0.01, 0.15)
+"""Seconds: a few round trips and writes between the first who campaigns and the next."""
 
 
 class Links(Protocol):
@@ -112,6 +115,23 @@ class Driver(Outlet):
         """A frame came from another member."""
         if not self._closed:
             self.replica.receive(sender, frame, monotonic())
+            self.poke()
+
+    def lost_link(self, to: NodeId, rng: Random) -> None:
+        """Frames to this member leave no longer. Where it leads, it is probably dead: see whether others think so, too.
+
+        Safe, since pre-votes are granted only by those who do not hear the leader either (thesis 9.6, 4.2.3); the
+        pause, as in elections, lets one be first.
+        """
+        if self._closed or self.replica.leads or to != self.replica.leader:
+            return
+        self.replica.node.forget_leader()
+        self.poke()
+        self._loop.call_later(rng.uniform(*BEFORE_CAMPAIGN), self._campaign)
+
+    def _campaign(self) -> None:
+        if not self._closed and not self.replica.leader:
+            self.replica.node.campaign()
             self.poke()
 
     # ---- the clock

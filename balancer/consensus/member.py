@@ -209,6 +209,7 @@ class RunningMember:
         service.drive(driver)
         driver.on_membership = lambda membership: self._use(origin, membership)
         peers.on_frame = driver.received
+        peers.on_link = lambda node_id, up: None if up else driver.lost_link(node_id, self._rng)
         peers.on_ask = lambda _: answer_of(Own(origin, self._listed(), settings.join), service.members())
         peers.become(PeerIdentity(origin.cluster_id, origin.node_id, origin.uuid, origin.name))
         server = Gateway(service, hosts=settings.hosts).server()
