@@ -15,6 +15,7 @@ _COMMANDS = {
     "drain": "balancer.cli.drain",
     "undrain": "balancer.cli.undrain",
     "weight": "balancer.cli.weight",
+    "cluster": "balancer.cli.cluster",
     "schema": "balancer.cli.schema",
     "demo": "balancer.cli.demo",
 }

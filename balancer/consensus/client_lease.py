@@ -30,6 +30,7 @@ MARGIN_SHARE = 0.1
 """The margin is this share of the TTL, and at least MARGIN_LEAST seconds."""
 
 _RENEWALS = 3  # per TTL
+_LAST_TRY = 1.0  # seconds to revoke a lease that is lost anyway
 _RETRY_SHARE = 20  # of the TTL, between renewals that failed
 
 
@@ -155,8 +156,8 @@ class Lease:
 
     async def give_up(self) -> None:
         """End it as far as that can be done now; without an answer it ends when its TTL is over. Never raises."""
-        if self.lost.is_set():  # the cluster may be out of reach: nobody waits for it
-            self._context.background.last_word(self._revoke(), f"revoke {self.id:x}")
+        if self.lost.is_set():  # the cluster may be out of reach: nobody waits for it, nor long at the end
+            self._context.background.last_word(self._revoke(timeout=_LAST_TRY), f"revoke {self.id:x}")
             return
         with suppress(CoordinationError):
             await self.revoke()
@@ -223,10 +224,10 @@ class Lease:
         await asyncio.wait([granting])
         await self._revoke()
 
-    async def _revoke(self, *, quiet: bool = True) -> None:
+    async def _revoke(self, *, quiet: bool = True, timeout: float | None = None) -> None:
         try:
             request = LeaseRevokeRequest(self.id)
-            await self._context.calls.repeat("/v3/lease/revoke", request, LeaseRevokeResponse)
+            await self._context.calls.repeat("/v3/lease/revoke", request, LeaseRevokeResponse, timeout=timeout)
         except RefusedError as error:
             if error.code is not Code.NOT_FOUND and not quiet:
                 raise

@@ -126,6 +126,9 @@ def test_commands_that_are_named_exist_with_their_options(page: Path) -> None:
             wrong.append(name)
             continue
         command = import_module(_COMMANDS[name]).command
+        words = words[: words.index("--")] if "--" in words else words  # what follows belongs to another command
+        while isinstance(command, click.Group) and len(words) > 1 and words[1] in command.commands:
+            command = command.commands[words.pop(1)]
         context = click.Context(command, parent=click.Context(main))
         known = {option for parameter in command.get_params(context) for option in parameter.opts} | {"-h"}
         given = {word.strip("[]").partition("=")[0] for word in words[1:] if word.strip("[]").startswith("-")}

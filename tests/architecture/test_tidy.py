@@ -35,7 +35,10 @@ ASSERTS: set[str] = set()
 UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
 UNKNOWN_SOURCES = re.compile(r"\bDESIGN\b|\b(peers|algorithms|coordination|style)\.md\b|/work/")
 RESERVED = "cluster"  # for consensus
-RESERVED_FOR = ("balancer/consensus/", "balancer/raft/", "balancer/coordination/", "balancer/cli/cluster.py")
+RESERVED_FOR = (
+    *("balancer/consensus/", "balancer/raft/", "balancer/coordination/", "balancer/cli/cluster"),
+    *("tests/unit/consensus/", "tests/integration/coordination/"),
+)
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
