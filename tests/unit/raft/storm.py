@@ -10,7 +10,8 @@ from random import Random
 from balancer.raft.limits import Limits
 from balancer.raft.log_entry import Membership
 from balancer.raft.refusals import RefusedError
-from tests.unit.raft.network import BrokenLawError, Member, Network
+from tests.unit.raft.memory import BrokenLawError
+from tests.unit.raft.network import Member, Network
 
 LIMITS = Limits(
     append_bytes_max=200,
