@@ -1,7 +1,9 @@
 """The JSON of etcd's gateway. Texts in `GOLDEN` were sent by an etcd 3.5.1, but for shorter ids."""
 
 import base64
+import contextlib
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -257,5 +259,34 @@ def test_every_base64_text_of_some_bytes_is_read_as_them(data: bytes, url_safe: 
 def test_every_request_and_response_has_a_codec() -> None:
     for module, codec in ((requests, Decoder), (responses, Encoder)):
         for kind in vars(module).values():
-            if isinstance(kind, type) and issubclass(kind, requests.msgspec.Struct):
+            if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
                 codec(kind)
+
+
+REQUESTS = [
+    kind
+    for kind in vars(requests).values()
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind is not msgspec.Struct
+]
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["key", "rangeEnd", "compare", "success", "request_put", "lease", "leader", "filters", "x"]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.sampled_from(REQUESTS), json_values.map(msgspec.json.encode) | st.binary(max_size=40), st.data())
+def test_any_text_is_a_message_or_refused_as_none(kind: type[msgspec.Struct], text: bytes, data: st.DataObject) -> None:
+    cut = data.draw(st.integers(0, len(text)))
+    for one in (text, text[:cut], text[:cut] + b"\x00" + text[cut:], text + text):
+        with contextlib.suppress(JsonError):
+            assert isinstance(Decoder(kind, frozenset([RequestOp])).decode(one), kind)
