@@ -219,7 +219,10 @@ class Downstream(asyncio.Protocol):
         if fd >= 0 and hung_up(fd, half_close=self.listener.half_close):
             self._client_gone()
             self.transport.abort()
-        else:
+            return
+        if self.exchange is not None and not self.exchange.attempt.will_resume():
+            self.resume_reading()  # nobody else will; an end behind a full window is never seen
+        if self._paused:
             self._watch_until(now + END_POLL)
 
     def _judge_stalled(self, now: float) -> None:

@@ -103,7 +103,7 @@ class Exchange:
         attempt = self.attempt
         self.head = head
         self.started = now = monotonic()
-        self.status = self.interims = self.bytes_out = attempt.number = attempt.resent = 0
+        self.status = self.interims = self.bytes_out = attempt.number = 0
         attempt.connect_s = attempt.first_byte_s = -1.0
         self.bytes_in = len(head.raw)
         self.body = self.response_body = self.destination = None
@@ -193,12 +193,15 @@ class Exchange:
             return
         self.status = status
         attempt = self.attempt
-        attempt.first_byte_s = now - attempt.started
+        attempt.first_byte_s = now - attempt.asked
         attempt.payload = b""
         downstream = self.downstream
         request = self.head
         length = head.length
-        if self.uploading or self.server.closing or (length < 0 and request.minor == 0):
+        if self.uploading:
+            self.close = True
+            attempt.answered(now)
+        elif self.server.closing or (length < 0 and request.minor == 0):
             self.close = True
         self.persists = head.keep_alive
         route = self.route
@@ -305,7 +308,7 @@ class Exchange:
         attempt = self.attempt
         blamed = retrying.blamed(self, outcome, now)
         attempt.give_up()
-        attempt.end(blamed, self.status, now)
+        attempt.end(blamed, self.status, now, hold=self.status == 0)
         if self.status == 0 and retrying.try_again(self, outcome, detail, now):
             return
         self.server.log_failure(self, outcome, detail)
@@ -338,8 +341,7 @@ class Exchange:
             if self.status:
                 outcome = CLIENT_GONE_IN_RESPONSE
             else:
-                unread = self.uploading
-                outcome = CLIENT_GONE_IN_REQUEST if unread else CLIENT_GONE
+                outcome = CLIENT_GONE_IN_REQUEST if self.uploading else CLIENT_GONE
         self.attempt.give_up()
         self.attempt.end(outcome, self.status, now)
         self.outcome = outcome

@@ -25,7 +25,7 @@ def pass_on(exchange: "Exchange", upstream: Upstream, head: ResponseHead, data: 
             return
         exchange.status = 101
         exchange.attempt.seen()
-        exchange.attempt.first_byte_s = monotonic() - exchange.attempt.started
+        exchange.attempt.answered(monotonic())
         exchange.stop_timers()  # the exchange is answered; a tunnel has a timeout of its own
         exchange.tunnel = Tunnel(exchange, upstream, head, data[end:])
         exchange.tunnel.open()

@@ -44,6 +44,10 @@ class LiveStates:
         self._budgets = {name: each for name, each in self._budgets.items() if name in self._plans}
         self._lines = {name: each for name, each in self._lines.items() if name in self._plans or len(each)}
         self._apply(self._standings.values(), all_pools=True)
+        now = monotonic()
+        for line in self._lines.values():  # there may be room now, or no waiting any more
+            if len(line):
+                line.wake(now)
 
     def _budget(self, pool: model.Pool, plan: PoolPlan, workers: int) -> RetryBudget | None:
         if pool.retry is None or not plan.state.backends:
@@ -54,18 +58,24 @@ class LiveStates:
         if known is not None and known[0] == column:
             known[1].configure(share=share, reserve=reserve)
             return known[1]
-        budget = RetryBudget(self._tokens, column, share=share, reserve=reserve, now=monotonic())
+        now = monotonic()
+        budget = RetryBudget(self._tokens, column, share=share, reserve=reserve, now=now)
+        if known is not None:  # it only stands elsewhere: another backend is the first one
+            known[1].tick(now)
+            own = self._tokens.own
+            own[column], own[known[0]] = own[known[0]], 0
         self._budgets[pool.name] = (column, budget)
         return budget
 
     def _line(self, pool: model.Pool, plan: PoolPlan) -> WaitingLine | None:
         line = self._lines.get(pool.name)
+        if line is not None:
+            line.configure(plan, seconds=pool.queue_timeout or 0.0, most=pool.queue_max)
+        if pool.queue_timeout is None or not any(backend.max_connections for backend in pool.backends):
+            return None  # who waits is served, or told, as the generation comes into use
         if line is None:
-            if pool.queue_timeout is None or not any(backend.max_connections for backend in pool.backends):
-                return None
             line = WaitingLine(plan, self._deadlines, seconds=pool.queue_timeout, most=pool.queue_max)
             self._lines[pool.name] = line
-        line.configure(plan, seconds=pool.queue_timeout or 0.0, most=pool.queue_max)
         return line
 
     def told(self, changes: Iterable[Standing], down: Iterable[str]) -> None:
@@ -79,6 +89,7 @@ class LiveStates:
         self._apply(changes)
 
     def _apply(self, changes: Iterable[Standing], *, all_pools: bool = False) -> None:
+        """`all_pools`: another generation takes over what was decided before."""
         for name, plan in self._plans.items() if all_pools else ():
             plan.state.down = name in self._down
         touched: dict[str, None] = {}
@@ -97,7 +108,7 @@ class LiveStates:
                 state.trials_since = monotonic()
                 # A reload replays standings: it must not offer the one request again.
                 self._standings[standing.slot] = msgspec.structs.replace(standing, trial=False)
-            elif not standing.trial and backend in state.trials:
+            elif not standing.trial and not all_pools and backend in state.trials:
                 state.trials.remove(backend)
         now = monotonic()
         for name in touched:

@@ -47,6 +47,7 @@ class Upstream(asyncio.Protocol):
         "reading",
         "requests",
         "slot_at",
+        "stalled",
         "state",
         "transport",
     )
@@ -66,6 +67,7 @@ class Upstream(asyncio.Protocol):
         self.slot_at = math.inf
         self._partial: PartialResponse | None = None
         self.reading = True
+        self.stalled = False  # it reads slowly, and its client is not read from
         self._unflushed = 0
 
     # What asyncio calls.
@@ -120,11 +122,13 @@ class Upstream(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The backend reads slowly: stop reading from the client."""
+        self.stalled = True
         if self.exchange is not None:
             self.exchange.backend_is_slow()
 
     def resume_writing(self) -> None:
         """It caught up."""
+        self.stalled = False
         if self.exchange is not None:
             self.exchange.backend_caught_up()
 

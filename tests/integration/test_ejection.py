@@ -1,11 +1,12 @@
 """Ejection and health checks as clients and operators see them, with real processes."""
 
 import json
+import threading
 from collections.abc import Iterator
 
 import pytest
 
-from tests.support.scripted import Message, Origin, Scene, Talk, eventually, ok
+from tests.support.scripted import Message, Origin, Scene, Talk, eventually, full_backlog, ok, request
 
 
 class Backend:
@@ -28,6 +29,8 @@ class Backend:
             talk.send(ok(b"", status=status))
             return False
         self.served.append(message.target)
+        if "slow" in message.target:
+            threading.Event().wait(1.0)
         if "silent" in message.target:
             return bool(talk.more()) and False
         if self.failing:
@@ -38,10 +41,7 @@ class Backend:
 
 @pytest.fixture(scope="module")
 def backends() -> Iterator[dict[str, Backend]]:
-    made = {
-        name: Backend()
-        for name in ("e0", "e1", "o0", "o1", "p0", "p1", "c0", "c1", "d0", "b0", "b1", "n0", "n1", "n2", "h0")
-    }
+    made = {name: Backend() for name in "e0 e1 o0 o1 p0 p1 c0 c1 d0 b0 b1 n0 n1 n2 h0 u0 f1".split()}
     yield made
     for backend in made.values():
         backend.origin.close()
@@ -51,7 +51,14 @@ CHECK = {"path": "/healthz", "interval": "200ms", "fast_interval": "50ms", "time
 
 
 @pytest.fixture(scope="module")
-def scene(backends: dict[str, Backend], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+def filtered() -> Iterator[int]:
+    """A port whose packets get lost."""
+    with full_backlog() as port:
+        yield port
+
+
+@pytest.fixture(scope="module")
+def scene(backends: dict[str, Backend], filtered: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     def pool(*names: str, **more: object) -> dict[str, object]:
         members = [{"name": name, "address": backends[name].address} for name in names]
         return {"backends": members, "keepalive": {"idle": "300ms"}, "slow_start": "off", **more}
@@ -66,16 +73,23 @@ def scene(backends: dict[str, Backend], tmp_path_factory: pytest.TempPathFactory
         "backup": pool("b0", "b1", health_check=CHECK),
         "panic": pool("n0", "n1", "n2", retry={}, health_check=CHECK),
         "hang": pool("h0", outlier_detection={**short, "mode": "observe"}),
+        "upload": pool("u0", outlier_detection={**short, "mode": "observe", "consecutive_failures": 1}),
+        "filtered": pool("f1", outlier_detection=short),
     }
+    pools["filtered"]["backends"].append({"name": "f0", "address": f"127.0.0.1:{filtered}"})  # type: ignore[attr-defined]
+    timeouts = {"hang": "400ms", "upload": "2s", "filtered": "300ms"}
     pools["backup"]["backends"][1]["backup"] = True  # type: ignore[index]
     scene = Scene(
         {
             "workers": 2,
             "listeners": {"plain": {"bind": "127.0.0.1:0"}},
             "routes": [
-                {"name": name, "match": {"path_prefix": f"/{name}"}, "pool": name, "timeout": "400ms"}
-                if name == "hang"
-                else {"name": name, "match": {"path_prefix": f"/{name}"}, "pool": name}
+                {
+                    "name": name,
+                    "match": {"path_prefix": f"/{name}"},
+                    "pool": name,
+                    "timeout": timeouts.get(name, "off"),
+                }
                 for name in pools
             ],
             "pools": pools,
@@ -190,6 +204,30 @@ def test_a_backend_that_lets_the_routes_timeout_pass_is_blamed_for_it(
     for _ in range(3):
         assert scene.ask("plain", "/hang/silent").status == 504
     assert eventually(lambda: scene.metric("balancer_ejections_detected_total", backend="h0") == 1)
+
+
+def test_a_backend_is_not_blamed_for_the_time_of_an_upload(scene: Scene) -> None:
+    """The route's timeout passes while it works: of 2 s it had half a second, its client the rest."""
+    with scene.connect("plain") as client:
+        client.send(request("/upload/slow", "Content-Length: 15", method="POST"))
+        for _ in range(15):
+            threading.Event().wait(0.1)
+            client.send("a")
+        assert client.response().status == 504
+    scene.logged(target="/upload/slow", reason="exchange_timeout")
+    assert scene.ask("plain", "/upload/silent").status == 504
+    assert eventually(lambda: scene.metric("balancer_ejections_detected_total", backend="u0") >= 1)
+    assert scene.metric("balancer_ejections_detected_total", backend="u0") == 1, "for its own silence alone"
+
+
+def test_a_backend_to_which_no_connection_comes_about_in_the_routes_timeout_is_ejected(scene: Scene) -> None:
+    assert eventually(
+        lambda: (
+            scene.ask("plain", "/filtered/x").status in (200, 504)
+            and scene.metric("balancer_backend_ejections_total", backend="f0") >= 1
+        )
+    )
+    assert scene.ask("plain", "/filtered/y").status == 200
 
 
 def test_the_api_and_the_log_say_why(scene: Scene, backends: dict[str, Backend]) -> None:

@@ -3,6 +3,7 @@
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -30,7 +31,21 @@ def refusing() -> Iterator[int]:
 
 
 @pytest.fixture(scope="module")
-def scene(bad: Origin, good: Origin, refusing: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+def all_refusing(refusing: int) -> Iterator[list[int]]:
+    """Eight of those ports."""
+    with ExitStack() as stack:
+        ports = [refusing]
+        for _ in range(7):
+            holder = stack.enter_context(socket.socket())
+            holder.bind(("127.0.0.1", 0))
+            ports.append(holder.getsockname()[1])
+        yield ports
+
+
+@pytest.fixture(scope="module")
+def scene(
+    bad: Origin, good: Origin, refusing: int, all_refusing: list[int], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Scene]:
     # All turns go to `bad` (weights), until it was tried: then only `good` is left.
     def pool(first: int, **more: object) -> dict[str, object]:
         backends = [
@@ -38,6 +53,12 @@ def scene(bad: Origin, good: Origin, refusing: int, tmp_path_factory: pytest.Tem
             {"name": "good", "address": f"127.0.0.1:{good.port}", "weight": 1},
         ]
         return {"strategy": "weighted", "backends": backends, "keepalive": {"idle": "300ms"}, "retry": {}, **more}
+
+    def dead(count: int) -> dict[str, object]:
+        """So many ports that refuse, and only then `good`; next to nothing to pay retries with."""
+        refused = [{"address": f"127.0.0.1:{port}", "weight": 65535} for port in all_refusing[:count]]
+        members = [*refused, {"name": "good", "address": f"127.0.0.1:{good.port}", "weight": 1}]
+        return pool(refusing, backends=members, retry={"budget": "1%", "budget_min": 1})
 
     every = ["connect_failure", "reset", "timeout", 503]
     pools = {
@@ -51,6 +72,10 @@ def scene(bad: Origin, good: Origin, refusing: int, tmp_path_factory: pytest.Tem
         "off": pool(bad.port, retry="off"),
         "poor": pool(bad.port, retry={"when": every, "budget": "1%", "budget_min": "off"}),
         "named": pool(bad.port, retry={"when": every}, host="backend"),
+        "warm": pool(refusing, keepalive={"idle": "3s"}),
+        "dead": dead(3),
+        "deader": dead(8),
+        "once": pool(refusing, retry={"attempts": 1}),
     }
     routes = [{"name": name, "match": {"path_prefix": f"/{name}"}, "pool": name} for name in pools]
     for route in routes:
@@ -239,3 +264,37 @@ def test_retries_end_with_the_budget(scene: Scene, bad: Origin) -> None:
     statuses = [scene.ask("plain", "/poor/reset").status for _ in range(30)]
     assert statuses.count(200) <= 1, "1 % of 30 requests"
     assert set(statuses) <= {200, 502}
+
+
+def test_an_upload_goes_on_where_the_retry_finds_an_idle_connection(scene: Scene, good: Origin) -> None:
+    """While it connected in vain, the client was not read from."""
+    body = bytes(range(256)) * 16384
+    assert scene.ask("plain", "/warm/get").status == 200
+    with scene.connect("plain") as client:
+        client.send(request("/warm/up", f"Content-Length: {len(body)}", method="POST") + body[:100])
+        client.send(body[100:])
+        assert client.response().status == 200
+    (seen,) = good.seen("/warm/up")
+    assert seen.body == body
+    assert seen.connection == good.seen("/warm/get")[0].connection, "it was an idle connection"
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_backends_that_refuse_use_up_neither_attempts_nor_budget(scene: Scene, good: Origin, method: str) -> None:
+    """Nothing was sent, so no work is multiplied: with three dead of four nothing fails."""
+    path = f"/dead/{method}"
+    body = b"abc" if method == "POST" else b""
+    statuses = [scene.ask("plain", path, method=method, body=body).status for _ in range(40)]
+    assert statuses == [200] * 40
+    assert len(good.seen(path)) == 40
+    scene.logged(target=path, attempts=4, status=200)
+
+
+def test_a_request_does_not_look_for_a_living_backend_for_ever(scene: Scene) -> None:
+    assert scene.ask("plain", "/deader/x").status == 502
+    assert scene.logged(target="/deader/x")["attempts"] == 7, "five free ones after the first, and one that is paid for"
+
+
+def test_one_attempt_is_one_whatever_it_ends_with(scene: Scene) -> None:
+    assert scene.ask("plain", "/once/x").status == 502
+    assert scene.logged(target="/once/x")["attempts"] == 1

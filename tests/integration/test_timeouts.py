@@ -1,6 +1,5 @@
 """Every timeout ends what it is for, within its bound, with the right answer and the right word in the log."""
 
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +9,18 @@ from inspect import signature
 
 import pytest
 
-from tests.support.scripted import CutError, Message, Origin, Scene, Talk, elapsed_since, eventually, ok, request
+from tests.support.scripted import (
+    CutError,
+    Message,
+    Origin,
+    Scene,
+    Talk,
+    elapsed_since,
+    eventually,
+    full_backlog,
+    ok,
+    request,
+)
 
 SLACK = 2.5  # seconds past a timeout: a busy machine; every other timeout in reach is longer
 BIG = 24 * 1024 * 1024  # more than the buffers between origin and a client that does not read
@@ -23,23 +33,14 @@ def origin() -> Iterator[Origin]:
 
 
 @pytest.fixture(scope="module")
-def full_backlog() -> Iterator[int]:
-    """A port where connecting neither succeeds nor fails."""
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
-        port = listener.getsockname()[1]
-        waiting = []
-        for _ in range(4):
-            sock = socket.socket()
-            sock.setblocking(False)
-            sock.connect_ex(("127.0.0.1", port))
-            waiting.append(sock)
+def filtered() -> Iterator[int]:
+    """A port whose packets get lost."""
+    with full_backlog() as port:
         yield port
-        for sock in waiting:
-            sock.close()
 
 
 @pytest.fixture(scope="module")
-def scene(origin: Origin, full_backlog: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+def scene(origin: Origin, filtered: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     backends = [f"127.0.0.1:{origin.port}"]
     idle = {"keepalive": {"idle": "300ms"}}
     bind = {"bind": "127.0.0.1:0"}
@@ -64,15 +65,17 @@ def scene(origin: Origin, full_backlog: int, tmp_path_factory: pytest.TempPathFa
                     "pool": "slow-connect",
                     "timeout": "400ms",
                 },
+                {"name": "attempt", "match": {"path_prefix": "/attempt"}, "pool": "attempt"},
                 {"name": "tunnel", "match": {"path_prefix": "/tunnel"}, "pool": "tunnel"},
                 {"name": "all", "pool": "web"},
             ],
             "pools": {
                 "web": {"backends": backends, **idle},
-                "unreachable": {"backends": [f"127.0.0.1:{full_backlog}"], "timeouts": {"connect": "400ms"}},
-                "slow-connect": {"backends": [f"127.0.0.1:{full_backlog}"]},
+                "unreachable": {"backends": [f"127.0.0.1:{filtered}"], "timeouts": {"connect": "400ms"}},
+                "slow-connect": {"backends": [f"127.0.0.1:{filtered}"]},
                 "first": {"backends": backends, "timeouts": {"first_byte": "500ms"}, **idle},
                 "idle": {"backends": backends, "timeouts": {"body_idle": "400ms"}, **idle},
+                "attempt": {"backends": backends, "timeouts": {"attempt": "500ms"}, **idle},
                 "tunnel": {"backends": backends, "tunnel_idle": "600ms", **idle},
             },
         },
@@ -182,8 +185,8 @@ def test_empty_lines_do_not_put_the_bound_off(scene: Scene) -> None:
 @together
 def test_an_idle_connection_is_closed_in_silence(scene: Scene) -> None:
     with scene.connect("idle") as client:
-        client.send(request("/x")).response()
         start = time.monotonic()
+        client.send(request("/x")).response()
         assert client.rest() == (b"", "fin")
         assert 0.4 <= elapsed_since(start) < 0.5 + SLACK
 
@@ -311,6 +314,70 @@ def test_a_slow_upload_does_not_count_as_silence_of_the_backend(scene: Scene, or
             threading.Event().wait(0.2)  # a second in all, twice first_byte
             client.send("a")
         assert client.response().status == 200
+
+
+def slow_upload(scene: Scene, path: str, framing: str, *pieces: str) -> Message:
+    """The answer to a request whose body takes a second."""
+    with scene.connect("plain") as client:
+        client.send(f"POST {path} HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n")
+        for piece in pieces:
+            threading.Event().wait(1.0 / len(pieces))
+            client.send(piece)
+        return client.response()
+
+
+@together
+def test_a_slow_upload_does_not_use_up_the_time_of_an_attempt(scene: Scene, origin: Origin) -> None:
+    def script(talk: Talk, _: Message) -> bool:
+        threading.Event().wait(0.2)  # what the backend needs: less than an attempt may take
+        return bool(talk.send(ok()))
+
+    for name in ("new", "idle", "chunked"):
+        origin.on(f"/attempt/{name}", script)
+    for path in ("/attempt/new", "/attempt/idle"):  # a new connection, then an idle one
+        assert slow_upload(scene, path, "Content-Length: 5", *"abcde").status == 200
+    pieces = ("2\r\nab\r\n", "1\r\nc\r\n", "0\r\n\r\n")
+    assert slow_upload(scene, "/attempt/chunked", "Transfer-Encoding: chunked", *pieces).status == 200
+
+
+@together
+def test_the_time_of_an_attempt_runs_from_the_end_of_the_upload(scene: Scene, origin: Origin) -> None:
+    origin.on("/attempt/silent", silent)
+    start = time.monotonic()
+    assert slow_upload(scene, "/attempt/silent", "Content-Length: 5", *"abcde").status == 504
+    assert 1.4 < elapsed_since(start) < 1.5 + SLACK
+    assert scene.logged(target="/attempt/silent")["reason"] == "attempt_timeout"
+
+
+@together
+def test_a_backend_that_takes_nothing_of_a_body_is_cut_by_the_time_of_an_attempt(scene: Scene, origin: Origin) -> None:
+    ended = threading.Event()
+    origin.on("/attempt/unread", lambda _, __: ended.wait(20) and False, head_only=True)
+    with scene.connect("plain") as client:
+        client.send(request("/attempt/unread", f"Content-Length: {BIG}", method="PUT"))
+        with suppress(OSError):
+            client.send(b"x" * BIG)
+        line = scene.logged(target="/attempt/unread")
+        ended.set()
+    assert (line["reason"], line["status"]) == ("attempt_timeout", 504)
+
+
+@together
+def test_the_time_to_the_first_byte_leaves_the_upload_out(scene: Scene) -> None:
+    assert slow_upload(scene, "/first/told", "Content-Length: 5", *"abcde").status == 200
+    line = scene.logged(target="/first/told")
+    assert 0 <= line["first_byte_ms"] < line["total_ms"] - 700, "the upload took a second"
+
+
+@together
+def test_an_answer_before_the_end_of_the_upload_took_no_time(scene: Scene, origin: Origin) -> None:
+    origin.on("/first/early", lambda talk, _: bool(talk.exactly(3) and talk.send(ok())), head_only=True)
+    with scene.connect("plain") as client:
+        client.send(request("/first/early", "Content-Length: 5", method="POST"))
+        threading.Event().wait(0.3)  # the client's pause
+        client.send("abc")
+        assert client.response().status == 200
+    assert scene.logged(target="/first/early")["first_byte_ms"] == 0
 
 
 @pytest.mark.parametrize("framing", ["Content-Length: 100", "Transfer-Encoding: chunked", "X-Until: close"])

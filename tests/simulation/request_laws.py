@@ -8,11 +8,13 @@ limit         a pick raises no backend above `max_connections` (times its share,
 conservation  every cell of in flight equals the exchanges that the wires have under way there, a killed worker's until
               its row is zeroed; so none is ever negative, and none is left
 whereabouts   every request that is neither answered nor cancelled waits in the line or is in flight, once
-order         who waits is served in the order of arrival, and nobody who comes later is served first
+order         who waits is served in the order of arrival, and nobody who comes later is served first; but a retry
+              does not hold up who came for the first time and goes to a backend that failed it
 exits         a request leaves the line by exactly one of its turn, its time (not earlier), its client's going, or that
               nobody is eligible any more
 patience      nobody waits longer than `queue_timeout` and a tick, or than a tick once nobody is eligible
-idleness      nobody waits for longer than a tick while a backend is free, or is turned away while there is room
+idleness      nobody waits for longer than a tick while a backend is free (for the first of the retries: one that did
+              not fail it, as long as there is one), or is turned away while there is room
 trial         a backend that a worker is to try out, and that has room, gets the first request that begins there once
               the trial is older than a second
 """
@@ -35,9 +37,6 @@ if TYPE_CHECKING:
 
 TICK = waiting.TICK + 0.002  # the loop's timers are rounded
 CANCELLED = 499
-# What the proxy does not do as these laws say, each with a test in tests/unit/proxy/test_waiting.py that is expected to
-# fail. To be emptied with them.
-EXCUSED = frozenset({"trial", "sent again", "retry after a status", "trial while others wait", "trial before a reload"})
 
 
 class RequestLaws:
@@ -52,7 +51,6 @@ class RequestLaws:
         self._nobody_since: float | None = None
         self._planned_at = 0.0
         self._trial_at = 0.0  # when the latest one was given to the worker
-        self._lost_trials: set[int] = set()
         # What happened in this step:
         self._newcomer: Client | None = None
         self._served = False  # a request that is no retry began
@@ -81,13 +79,10 @@ class RequestLaws:
     def another_plan(self) -> None:
         """Another generation is in use from now on."""
         self._planned_at = self._world.now
-        if "trial before a reload" in EXCUSED:
-            self._lost_trials |= self._worker.trials
 
     def to_try_out(self, slot: int) -> None:
         """The worker is told of a trial."""
         self._trial_at = self._world.now
-        self._lost_trials.discard(slot)
 
     def may_resend(self, slot: int) -> None:
         """A connection closes as a request comes on it."""
@@ -127,7 +122,7 @@ class RequestLaws:
         if total > allowed and world.racing:
             world.happened["more than may be, by a race"] += 1
             allowed += world.workers_count - 1
-        if total > allowed and not self._kinds & EXCUSED:
+        if total > allowed:
             world.broken(f"{total} are in flight at {backend.name}, {allowed} may be")
 
     # ---- after every step
@@ -142,7 +137,7 @@ class RequestLaws:
         if not worker.loop.alive or worker.plan is None:
             return
         line = worker.server.snapshot.pools["p"].line
-        here = [] if line is None else list(line._waiting)
+        here = [] if line is None else sorted_by_arrival(line)
         if here or self._line:
             self._look_at_line(here)
         if self._newcomer is not None:
@@ -164,7 +159,9 @@ class RequestLaws:
         first = _client(here[0])  # nobody has waited for longer
         if self._world.now > max(self._due(first), self._planned_at) + TICK:
             self._world.broken(f"somebody waits since {first.joined_at:.3f} s")
-        self._free_since = self._lasts(self._free(), self._free_since, "somebody waits although a backend is free")
+        self._free_since = self._lasts(
+            self._free_for(here), self._free_since, "somebody waits although a backend is free"
+        )
         self._nobody_since = self._lasts(not self._anybody(), self._nobody_since, "somebody waits for nobody")
 
     def _lasts(self, holds: bool, since: float | None, law: str) -> float | None:
@@ -184,22 +181,19 @@ class RequestLaws:
         for exchange in here[len(kept) :]:
             self._world.happened["waits"] += 1
             _client(exchange).joined_at = self._world.now
-        overtaken = False
+        overtaken: list[Exchange] = []
         for exchange in self._line:
             client = _client(exchange)
             if exchange not in still:
-                self._look_at_exit(client, overtaken=overtaken)
+                self._look_at_exit(exchange, client, overtaken)
                 continue
-            overtaken = True
+            overtaken.append(exchange)
             if client.lost:
                 self._world.broken("somebody waits whose client is gone")
 
-    def _look_at_exit(self, client: "Client", *, overtaken: bool) -> None:
+    def _look_at_exit(self, exchange: "Exchange", client: "Client", overtaken: "list[Exchange]") -> None:
         if client.busy:
-            self._world.happened["turn"] += 1
-            self._served = True
-            if overtaken:
-                self._world.broken("somebody is served before who came earlier")
+            self._look_at_turn(exchange, overtaken)
         elif client.status == CANCELLED:
             self._world.happened["cancelled in line"] += 1
         elif client.status != 503:
@@ -210,6 +204,19 @@ class RequestLaws:
             self._world.happened["queue timeout"] += 1
             if self._world.now < self._due(client) - 1e-9:
                 self._world.broken(f"somebody is sent away who waited only since {client.joined_at:.3f} s")
+
+    def _look_at_turn(self, exchange: "Exchange", overtaken: "list[Exchange]") -> None:
+        attempt = exchange.attempt
+        first_retries = [other for other in overtaken if _failed_at(other)][:1]
+        if attempt.number > 1:
+            self._world.happened["turn of a retry"] += 1
+        else:
+            self._world.happened["turn"] += 1
+            self._served = True
+            overtaken = [other for other in overtaken if not _failed_at(other)]
+            overtaken += [other for other in first_retries if attempt.backend not in _failed_at(other)]
+        if overtaken and not attempt._trial:
+            self._world.broken("somebody is served before who came earlier")
 
     def _look_at_newcomer(self, client: "Client", here: "list[Exchange]", no_line: bool) -> None:
         """Somebody came in this step, and was served, waits, or was sent away."""
@@ -229,9 +236,7 @@ class RequestLaws:
         if not self._worker.trials or self._world.now <= self._trial_at + TRIAL_PATIENCE:
             return
         for backend, held in self._members():
-            if (here or self._line) and "trial while others wait" in EXCUSED:
-                continue
-            if backend.slot not in self._worker.trials or backend.slot in self._lost_trials:
+            if backend.slot not in self._worker.trials:
                 continue
             if not held.eligible and self._has_room(backend, held):
                 self._world.broken(f"{backend.name} is not tried out although requests come")
@@ -255,6 +260,15 @@ class RequestLaws:
             held.eligible and held.weight > 0 and self._has_room(backend, held) for backend, held in self._members()
         )
 
+    def _free_for(self, here: "list[Exchange]") -> bool:
+        """Somebody is free for one of those in front."""
+        if not all(map(_failed_at, here)):
+            return self._free()
+        tried = {backend.slot for backend in _failed_at(here[0])} if here else set()
+        members = [(one, held) for one, held in self._members() if held.eligible and held.weight > 0]
+        others = [each for each in members if each[0].slot not in tried]
+        return any(self._has_room(backend, held) for backend, held in others or members)
+
     def _has_room(self, backend: ResolvedBackend, held: Standing) -> bool:
         most = backend.max_connections
         return most is None or self._world.memory.total(Area.IN_FLIGHT, backend.slot) < limit(most, held.share)
@@ -264,6 +278,17 @@ class RequestLaws:
         assert self._worker.plan is not None
         for backend in self._worker.plan.backends:
             yield backend, self._worker.held[backend.slot]
+
+
+def sorted_by_arrival(line: waiting.WaitingLine) -> "list[Exchange]":
+    """Everybody in it."""
+    return sorted({**line._waiting, **line._retries}, key=lambda one: (line._waiting | line._retries)[one])
+
+
+def _failed_at(exchange: "Exchange") -> set[BackendState]:
+    """The backends that failed one that waits; none = it waits for its first attempt."""
+    attempt = getattr(exchange, "attempt", None)  # a client that is gone is taken to pieces
+    return (attempt._tried or set()) if attempt is not None and attempt.number else set()
 
 
 def _client(exchange: "Exchange") -> "Client":

@@ -199,7 +199,7 @@ def test_impatience_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_line_that_refuses_too_early_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     right = WaitingLine.join
-    monkeypatch.setattr(WaitingLine, "join", lambda line, *each: not len(line) and right(line, *each))
+    monkeypatch.setattr(WaitingLine, "join", lambda line, *each, **more: not len(line) and right(line, *each, **more))
     found("although there is room")
 
 

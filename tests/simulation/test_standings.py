@@ -25,7 +25,7 @@ CHUNK = 8  # schedules in one test; a broken law names its own
 
 # Beside what the supervisor says: where requests end up, and what else there is to meet.
 REQUESTS = {"status 200", "status 500", "status 502", "status 503", "status 504", "cancelled", "sent again"}
-LINES = {"waits", "turn", "queue timeout", "cancelled in line", "waited for nobody", "turned away"}
+LINES = {"waits", "turn", "turn of a retry", "queue timeout", "cancelled in line", "waited for nobody", "turned away"}
 MEETINGS = {"trial", "worker died", "more than may be, by a race"}
 
 

@@ -8,6 +8,7 @@ import pytest
 from balancer.clock import monotonic
 from balancer.config.model import ListenerLimits, ListenerTimeouts, PoolTimeouts
 from balancer.proxy.downstream import BUSY, LINGERING, Downstream
+from balancer.proxy.downstream import IN_BODY as DOWNSTREAM_IN_BODY
 from balancer.proxy.exchange import Exchange
 from balancer.proxy.upstream import IN_BODY, IN_TUNNEL, Upstream
 from balancer.transport.timers import TimerWheel
@@ -124,6 +125,23 @@ def test_a_client_that_does_not_read_is_asked_for_nothing_more() -> None:
     downstream.resume_writing()
     assert transport.calls[-1] == "resume_reading"
     assert downstream.deadline - monotonic() == pytest.approx(75.0, abs=5.0)
+
+
+@pytest.mark.parametrize("stalled", [True, False])
+def test_a_pause_that_nothing_under_way_ends_is_ended_at_the_next_look(stalled: bool) -> None:
+    """Whatever left it behind: the client's end would stand unseen behind a full window."""
+    downstream, transport = make_downstream()
+    transport.get_extra_info = lambda _: SimpleNamespace(fileno=lambda: -1)  # type: ignore[method-assign,assignment,return-value]
+    exchange = downstream.exchange
+    assert exchange is not None
+    upstream = make_upstream(exchange)
+    upstream.stalled = stalled
+    downstream.state = DOWNSTREAM_IN_BODY
+    downstream.pause_reading()
+    downstream.on_deadline(monotonic())
+    assert (transport.calls[-1] == "resume_reading") != stalled
+    patience = 1.0 if stalled else downstream.listener.timeouts.body_idle
+    assert downstream.deadline - monotonic() == pytest.approx(patience, abs=0.9)
 
 
 def test_requests_that_wait_for_a_reader_begin_when_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:

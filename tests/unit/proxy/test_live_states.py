@@ -2,23 +2,32 @@
 
 from collections.abc import Sequence
 from random import Random
+from types import SimpleNamespace
+from typing import cast
 
 from balancer.balancing.backend import BackendState, LoadTable
+from balancer.clock import monotonic
 from balancer.config.model import Backend, Config, Pool, ResolvedBackend, Retry
+from balancer.errors import QUEUE_TIMEOUT, Outcome
 from balancer.proxy.building import Building, Tls, at_once
 from balancer.proxy.connections import BackendConnections
+from balancer.proxy.exchange import Exchange
 from balancer.proxy.live_states import LiveStates
 from balancer.proxy.snapshot import Snapshot
 from balancer.proxy.upstream import Upstream
+from balancer.proxy.waiting import WaitingLine
 from balancer.resilience.standing import Standing
 from balancer.telemetry.registry import Registry
 from balancer.transport.timers import Deadlines, TimerWheel
 
 
-def snapshot(names: Sequence[str], *, old: Snapshot | None = None, limit: int | None = None) -> Snapshot:
+def snapshot(
+    names: Sequence[str], *, old: Snapshot | None = None, limit: int | None = None, queue_timeout: float | None = 5.0
+) -> Snapshot:
     """A generation with the pool `web` of these backends; slot = the letter's place in the alphabet."""
     backends = tuple(Backend(name=name, host="127.0.0.1", port=1, max_connections=limit) for name in names)
-    config = Config(listeners=(), routes=(), pools=(Pool(name="web", backends=backends, retry=Retry()),))
+    pool = Pool(name="web", backends=backends, retry=Retry(), queue_timeout=queue_timeout)
+    config = Config(listeners=(), routes=(), pools=(pool,))
     resolved = [
         ResolvedBackend(pool="web", name=name, host="h", address=("127.0.0.1", ord(name), ""), slot=ord(name) - 97)
         for name in names
@@ -133,6 +142,52 @@ def test_a_budget_and_a_line_are_the_same_after_a_reload() -> None:
     unlimited = snapshot("ab")
     live().take_over(unlimited)
     assert unlimited.pools["web"].line is None, "nobody can be full, so nobody waits"
+
+
+def test_a_budget_is_not_refilled_because_another_backend_is_the_first() -> None:
+    tokens = LoadTable([0] * 26)
+    states = LiveStates(tokens, Deadlines())
+    first = snapshot("ab")
+    states.take_over(first)
+    budget = first.pools["web"].budget
+    assert budget is not None
+    while budget.take(monotonic()):
+        pass
+    second = snapshot("ba", old=first)
+    states.take_over(second)
+    assert second.pools["web"].budget is not None
+    assert not second.pools["web"].budget.take(monotonic())
+    assert tokens.own[0] == 0, "it stands in one place"
+
+
+class Waiting:
+    """An exchange in a line."""
+
+    def __init__(self, line: WaitingLine) -> None:
+        self.outcome: Outcome | None = None
+        self.attempt = SimpleNamespace(try_turn=lambda pool, now: False, give_up=lambda: None, payload=b"")
+        self.downstream = SimpleNamespace(resume_reading=lambda: None)
+        self.route = None
+        assert line.join(cast("Exchange", self), monotonic())
+
+    def fail(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+
+
+def test_a_queue_that_a_reload_turns_off_keeps_nobody() -> None:
+    states = live()
+    first = snapshot("ab", limit=1)
+    states.take_over(first)
+    line = first.pools["web"].line
+    assert line is not None
+    waits = Waiting(line)
+    second = snapshot("ab", old=first, limit=1, queue_timeout=None)
+    states.take_over(second)
+    assert second.pools["web"].line is None, "who comes now is told pool_full"
+    assert waits.outcome is QUEUE_TIMEOUT
+    third = snapshot("ab", old=second, limit=1)
+    states.take_over(third)
+    assert third.pools["web"].line is not None
 
 
 def test_a_used_trial_is_not_offered_again_by_a_reload() -> None:

@@ -9,7 +9,14 @@ import pytest
 from balancer.balancing.backend import BackendState, LoadTable
 from balancer.balancing.pool import PoolState, make_strategy
 from balancer.config import model
-from balancer.errors import QUEUE_TIMEOUT, STALE_CONNECTION, Outcome
+from balancer.errors import (
+    COMPLETED,
+    QUEUE_TIMEOUT,
+    STALE_CONNECTION,
+    UPSTREAM_RESET,
+    UPSTREAM_TRUNCATED,
+    Outcome,
+)
 from balancer.proxy import retrying
 from balancer.proxy.attempt import Attempt
 from balancer.proxy.exchange import Exchange
@@ -17,6 +24,7 @@ from balancer.proxy.live_states import LiveStates
 from balancer.proxy.report import BackendCounters
 from balancer.proxy.snapshot import PoolPlan
 from balancer.proxy.waiting import WaitingLine
+from balancer.resilience.retry_budget import RetryBudget
 from balancer.resilience.standing import Standing
 from balancer.telemetry.registry import Registry
 from balancer.transport.timers import Deadlines
@@ -46,11 +54,12 @@ class Scene:
         for backend in self.backends:
             backend.connections = Connections()
             backend.counters = BackendCounters(Registry(), "p", backend.name)
-        nothing = SimpleNamespace(failed=lambda *_: None, succeeded=lambda *_: None)
+        self.failures: list[tuple[BackendState, str, int]] = []
+        reports = SimpleNamespace(failed=lambda *each: self.failures.append(each), succeeded=lambda *_: None)
         self.server = SimpleNamespace(
             loads=self.loads,
             rng=Random(1),
-            reports=nothing,
+            reports=reports,
             loop=SimpleNamespace(create_task=lambda task: task.close()),
             count_retry=lambda *_: None,
             log_failure=lambda *_: None,
@@ -65,6 +74,21 @@ class Scene:
         exchange = FakeExchange(self)
         assert exchange.attempt.first(self.pool, b"GET / HTTP/1.1\r\n\r\n", now) is None
         return exchange
+
+    def retry(self, exchange: "FakeExchange", now: float = 0.0) -> bool:
+        """Its backend answers 500, which may be tried elsewhere."""
+        response: Any = SimpleNamespace(status=500, length=0, keep_alive=True)
+        return retrying.replace(cast("Exchange", exchange), cast("Any", exchange.attempt.upstream), response, 0, now)
+
+    def other(self, exchange: "FakeExchange") -> BackendState:
+        """Of two backends the one at which an exchange is not."""
+        [other] = [backend for backend in self.backends if backend is not exchange.backend]
+        return other
+
+    def eject(self, backend: BackendState) -> None:
+        """From now on it is not eligible."""
+        backend.eligible = False
+        self.pool.state.rebuild()
 
     def wake(self, now: float = 0.0) -> None:
         """As a tick does."""
@@ -140,10 +164,9 @@ def test_who_joins_after_a_shorter_queue_timeout_is_not_kept_by_who_came_before(
     assert later.outcome is QUEUE_TIMEOUT
 
 
-# ---- places that are taken. The simulation found these; see EXCUSED in tests/simulation/request_laws.py.
+# ---- places that are taken; the simulation found these
 
 
-@pytest.mark.xfail(strict=True, reason="`Attempt.first` takes a trial without a look at the limit")
 def test_a_trial_waits_until_its_backend_has_room() -> None:
     scene = Scene(2)
     full, _ = scene.backends
@@ -154,7 +177,6 @@ def test_a_trial_waits_until_its_backend_has_room() -> None:
     assert scene.pool.state.trials == [full]
 
 
-@pytest.mark.xfail(strict=True, reason="`Attempt.end` wakes the line before the request is sent again")
 def test_a_request_that_is_sent_again_on_a_fresh_connection_keeps_its_place() -> None:
     scene = Scene(1)
     stale, waits = scene.exchange(), scene.exchange()
@@ -165,34 +187,117 @@ def test_a_request_that_is_sent_again_on_a_fresh_connection_keeps_its_place() ->
     assert scene.loads.total(0) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="`Attempt.end` wakes the line after the next backend was picked")
 def test_a_retry_after_a_status_keeps_the_place_that_was_picked_for_it() -> None:
     scene = Scene(2)
     failing = scene.exchange()
-    other = next(backend for backend in scene.backends if backend is not failing.backend)
+    other = scene.other(failing)
     scene.other_worker[other.slot] = 1
     waits = [scene.exchange(), scene.exchange()]
     scene.other_worker[other.slot] = 0  # it has ended there, and no tick has come since
-    response = SimpleNamespace(status=500, length=0, keep_alive=True)
-    assert retrying.replace(cast("Exchange", failing), cast("Any", failing.attempt.upstream), response, 0, 0.0)  # type: ignore[arg-type]
+    assert scene.retry(failing)
     assert failing.backend is other
     scene.wake()
     assert [each.backend is None for each in waits] == [False, True]
     assert [scene.loads.total(backend.slot) for backend in scene.backends] == [1, 1]
 
 
+# ---- retries
+
+
+def test_a_retry_waits_for_a_backend_that_has_not_failed_it() -> None:
+    scene = Scene(2)
+    failing = scene.exchange()
+    failed, other = failing.backend, scene.other(failing)
+    scene.other_worker[other.slot] = 1
+    assert scene.retry(failing)
+    scene.wake()
+    assert (len(scene.line), failing.backend) == (1, failed), "it is free, and no use"
+    scene.other_worker[other.slot] = 0
+    scene.wake()
+    assert (len(scene.line), failing.backend, failing.attempt.number) == (0, other, 2)
+    assert b"\r\nX-Balancer-Attempt: 2\r\n" in failing.attempt.payload
+
+
+def test_a_retry_that_waits_does_not_hold_up_who_came_for_the_first_time() -> None:
+    scene = Scene(2)
+    failing = scene.exchange()
+    failed = failing.backend
+    scene.other_worker[scene.other(failing).slot] = 1
+    assert scene.retry(failing)
+    newcomer = scene.exchange(1.0)
+    scene.wake(1.0)
+    assert (newcomer.backend, newcomer.attempt.number) == (failed, 1)
+    assert len(scene.line) == 1
+
+
+@pytest.mark.parametrize("retry_first", [True, False])
+def test_of_a_retry_and_who_came_for_the_first_time_the_longer_waiting_is_first(retry_first: bool) -> None:
+    scene = Scene(2)
+    failing = scene.exchange()
+    other = scene.other(failing)
+    scene.other_worker[other.slot] = 1
+    newcomer = None if retry_first else scene.exchange(1.0)
+    scene.other_worker[cast("BackendState", failing.backend).slot] = 1  # taken as soon as it is free
+    assert scene.retry(failing, 2.0)
+    newcomer = newcomer or scene.exchange(3.0)
+    scene.other_worker[other.slot] = 0
+    scene.wake(3.0)
+    assert (failing.backend is other, newcomer.backend is other) == (retry_first, not retry_first)
+
+
+def test_a_retry_takes_who_failed_it_when_nobody_else_is_usable_any_more() -> None:
+    scene = Scene(2)
+    failing = scene.exchange()
+    failed, other = failing.backend, scene.other(failing)
+    scene.other_worker[other.slot] = 1
+    assert scene.retry(failing)
+    scene.eject(other)
+    scene.wake()
+    assert (failing.backend, failing.attempt.number) == (failed, 2)
+
+
+def test_a_retry_that_finds_the_line_full_is_none() -> None:
+    scene = Scene(2)
+    failing = scene.exchange()
+    scene.other_worker[scene.other(failing).slot] = 1
+    scene.line.configure(scene.pool, seconds=5.0, most=1)
+    scene.exchange()
+    assert not scene.retry(failing), "its answer is passed on"
+    assert failing.attempt.number == 1
+    assert len(scene.line) == 1
+
+
+# ---- the budget
+
+
+def test_requests_that_wait_earn_retries_too() -> None:
+    scene = Scene(1)
+    budget = scene.pool.budget = RetryBudget(LoadTable([0]), 0, share=0.2, reserve=0.0, now=0.0)
+    for _ in range(3):
+        scene.exchange()
+    assert budget.requests == 3
+
+
+def test_a_retry_for_which_nobody_is_there_costs_nothing() -> None:
+    scene = Scene(2)
+    cells = LoadTable([0])
+    scene.pool.budget = RetryBudget(cells, 0, share=0.2, reserve=1.0, now=0.0)
+    failing = scene.exchange()
+    before = cells.own[0]
+    for backend in scene.backends:
+        scene.eject(backend)
+    assert not scene.retry(failing)
+    assert cells.own[0] == before > 0
+
+
 # ---- trials
 
 
-@pytest.mark.xfail(
-    strict=True, reason="`Attempt.try_turn` knows no trials, and while others wait `first` is not reached"
-)
 def test_who_waits_may_try_a_backend_out() -> None:
     """Otherwise a pool that is never without a line never gets an ejected backend back."""
     scene = Scene(2)
     ejected, full = scene.backends
-    ejected.eligible = False
-    scene.pool.state.rebuild()
+    scene.eject(ejected)
     scene.other_worker[full.slot] = 1
     waits = scene.exchange()
     scene.pool.state.trials.append(ejected)
@@ -201,7 +306,6 @@ def test_who_waits_may_try_a_backend_out() -> None:
     assert not scene.pool.state.trials
 
 
-@pytest.mark.xfail(strict=True, reason="`LiveStates.take_over` replays standings that say nothing of trials")
 def test_a_trial_that_was_not_made_yet_outlives_a_reload() -> None:
     scene = Scene(2)
     config = SimpleNamespace(pools=[model.Pool(name="p", retry=None)], workers=1)
@@ -214,3 +318,29 @@ def test_a_trial_that_was_not_made_yet_outlives_a_reload() -> None:
     assert scene.pool.state.trials == [scene.backends[1]]
     live.take_over(snapshot)
     assert scene.pool.state.trials == [scene.backends[1]]
+
+
+def test_what_began_before_an_ejection_says_nothing_of_the_trial() -> None:
+    """Its late end, good or bad, would decide in place of the one request that is to."""
+    scene = Scene(1, limit=4)
+    [backend] = scene.backends
+    good, bad, cut, trial = [scene.exchange() for _ in range(4)]
+    scene.eject(backend)
+    trial.attempt.end(COMPLETED, 200, 0.0)
+    backend.counters.take_successes()
+    good.attempt.end(COMPLETED, 200, 0.0)
+    bad.attempt.end(UPSTREAM_RESET, 0, 0.0)
+    cut.attempt.end(UPSTREAM_TRUNCATED, 200, 0.0)
+    assert scene.failures == []
+    assert backend.counters.take_successes() == (0, 0.0)
+
+
+@pytest.mark.parametrize(("outcome", "status"), [(COMPLETED, 200), (UPSTREAM_RESET, 0)])
+def test_the_end_of_a_trial_is_told(outcome: Outcome, status: int) -> None:
+    scene = Scene(1)
+    [backend] = scene.backends
+    scene.eject(backend)
+    scene.pool.state.trials.append(backend)
+    scene.exchange().attempt.end(outcome, status, 0.0)
+    assert len(scene.failures) == (status == 0)
+    assert backend.counters.take_successes()[0] == (status == 200)
