@@ -12,6 +12,7 @@ from balancer.config.scalars import shown
 from balancer.config.schema_traffic import ACTIONS, HeaderEdits, Match, Redirect, Respond, Route
 from balancer.config.source import KEY, Path, Source
 from balancer.config.validate_headers import own_field, same_name
+from balancer.config.validate_resilience import written
 from balancer.errors import Problem
 
 _PLACEHOLDERS = {"scheme": "https", "host": "host", "path": "/", "query": ""}
@@ -36,6 +37,7 @@ def check_routes(file: schema.File, source: Source) -> Iterator[Problem]:
                 (*place, "name"), f"there is a route {shown(route.name)} in line {line}; rename one of the two"
             )
         yield from _action(route, place, pools, source)
+        yield from _timeout(route, place, file, source)
         yield from _match(route.match, (*place, "match"), source)
         yield from _edits(route.headers.request, (*place, "headers", "request"), source)
         yield from _edits(route.headers.response, (*place, "headers", "response"), source)
@@ -72,6 +74,32 @@ def _action(route: Route, place: Path, pools: list[str] | None, source: Source) 
                 f"has no effect: {given[0]} sends nothing upstream; remove it",
                 warning=True,
             )
+
+
+def _timeout(route: Route, place: Path, file: schema.File, source: Source) -> Iterator[Problem]:
+    """Timeouts of attempts that the route's own leaves no room for.
+
+    `first_byte` only where the file has it: its default is not meant to be below anything.
+    """
+    limit = route.timeout
+    if limit is None or source.damaged((*place, "timeout")):
+        return
+    own = [route.pool or ""] if route.split is None else [route.split.read, route.split.write]
+    for name in dict.fromkeys(own):
+        pool = file.pools.get(name)
+        spot: Path = ("pools", name, "timeouts")
+        if pool is None or source.damaged(spot):
+            continue
+        times = pool.timeouts
+        first_byte = times.first_byte if source.given((*spot, "first_byte")) else None
+        for key, seconds in (("connect", times.connect), ("attempt", times.attempt), ("first_byte", first_byte)):
+            if seconds is not None and seconds >= limit:
+                yield source.problem(
+                    (*place, "timeout"),
+                    f"is not above timeouts.{key} ({written(seconds)}) of pool {shown(name)}: no attempt ends "
+                    "early enough for another one then; make this one longer, or that one shorter",
+                    warning=True,
+                )
 
 
 def _pool_name(name: str, place: Path, pools: list[str] | None, source: Source) -> Iterator[Problem]:

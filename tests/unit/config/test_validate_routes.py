@@ -143,6 +143,36 @@ def test_what_has_no_effect_earns_a_warning(route: str, path: str) -> None:
     assert (problem.path, problem.warning) == (path, True)
 
 
+@pytest.mark.parametrize(
+    ("timeout", "timeouts", "named"),
+    [
+        ("3.5s", "", ["connect (3.5s)"]),
+        ("1s", "{connect: 2s}", ["connect (2s)"]),
+        ("2s", "{connect: 1s, attempt: 2s}", ["attempt (2s)"]),
+        ("2s", "{connect: 1s, first_byte: 30s}", ["first_byte (30s)"]),
+        ("2s", "{connect: 3s, attempt: 3s}", ["connect (3s)", "attempt (3s)"]),
+        ("3600ms", "", []),
+        ("2s", "{connect: 1s, attempt: 1999ms}", []),
+        ("2s", "{connect: 1s, first_byte: off}", []),
+        ("off", "{connect: 10m}", []),
+    ],
+)
+@pytest.mark.parametrize("action", ["pool: app", "split: {read: app, write: app}"])
+def test_a_timeout_that_leaves_attempts_no_room_earns_a_warning(
+    action: str, timeout: str, timeouts: str, named: list[str]
+) -> None:
+    pool = f"backends: [a:1]{', timeouts: ' + timeouts if timeouts else ''}"
+    text = (
+        'listeners: {web: {bind: "127.0.0.1:80"}}\n'
+        f"routes: [{{name: a, {action}, timeout: {timeout}}}]\npools: {{app: {{{pool}}}}}\n"
+    )
+    found = load(text.encode(), "f", {}).warnings
+    assert [problem.path for problem in found] == ["routes[0].timeout"] * len(named)
+    assert all(
+        f"timeouts.{words} of pool `app`" in problem.message for words, problem in zip(named, found, strict=True)
+    )
+
+
 def test_two_routes_of_one_name_are_refused_at_the_second() -> None:
     problem = only("name: a, match: {path: /a}, pool: app", "name: a, match: {path: /b}, pool: app")
     assert (problem.line, problem.path) == (4, "routes[1].name")
