@@ -84,25 +84,18 @@ def end_of_tail(data: bytes, header: SegmentHeader, stop: int, name: str) -> int
 
 def _torn(data: bytes, start: int) -> bool:
     """Whether the record that should be at `start` misses a sector, and what is there of it can be right."""
+    sector_end = start - start % SECTOR + SECTOR
     if data.startswith(bytes(8), start):
-        return _is_zero(data, start, _sector_end(start))
+        return _is_zero(data, start, sector_end)
     if start + HEAD.size > len(data):
         return False
     length, type_, kind, check = HEAD.unpack_from(data, start)[:4]
     end = start + record_size(length)
     if type_ not in TYPES or check != check_of(length, type_, kind) or end > len(data):
         return False
-    while start < end:
-        sector_end = min(_sector_end(start), end)
-        if _is_zero(data, start, sector_end):
-            return True
-        start = sector_end
-    return False
-
-
-def _sector_end(offset: int) -> int:
-    return offset - offset % SECTOR + SECTOR
+    # The first sector was written, since the length is there. Another one that was not is zero up to its end.
+    return any(_is_zero(data, sector, sector + SECTOR) for sector in range(sector_end, end, SECTOR))
 
 
 def _is_zero(data: bytes, start: int, end: int) -> bool:
-    return data.count(0, start, end) == min(end, len(data)) - start
+    return data.count(0, start, end) == end - start

@@ -1,6 +1,7 @@
 """A random member's writes to its storage, and what may be read back: everything synced, and a prefix of the rest."""
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 
@@ -13,6 +14,7 @@ from tests.support.simulated_disk import SimulatedDisk
 WHO = Identity(cluster_id=7, node_id=1, node_uuid=bytes(range(16)))
 FIRST = SnapshotMark(0, 0, Membership((1, 2, 3)))
 SEGMENT = 8192
+SIZES = (0, 5, 40, 300, 1500)  # of entries' data, in bytes
 
 
 class LostError(AssertionError):
@@ -102,7 +104,7 @@ class Workload:
         """One thing."""
         does = self.rng.choices(
             (
-                self._entries,
+                self.append_entries,
                 self._election,
                 self._commit,
                 self._sync,
@@ -115,11 +117,11 @@ class Workload:
         )[0]
         does()
 
-    def _new_entries(self, first: int, term: int) -> list[Entry]:
+    def _new_entries(self, first: int, term: int, sizes: Sequence[int] = SIZES) -> list[Entry]:
         made = []
         for index in range(first, first + self.rng.randint(1, 6)):
             self._data += 1
-            size = self.rng.choice((0, 5, 40, 300, 1500))
+            size = self.rng.choice(sizes)
             made.append(Entry(index, term, data=b"%d " % self._data + self.rng.randbytes(size)))
         return made
 
@@ -141,11 +143,13 @@ class Workload:
             expected.add(state)
         self.storage.append(HardState(term, vote, expected.commit), entries, snapshot)
 
-    def _entries(self) -> None:
+    def append_entries(self, sizes: Sequence[int] = SIZES) -> None:
+        """Some, of the term that there is; in the first one that there is none."""
         state = self.expected.state
-        if not state.term:
-            return self._election()
-        return self._append(state.term, state.vote, self._new_entries(state.last_index + 1, state.term))
+        if state.term:
+            self._append(state.term, state.vote, self._new_entries(state.last_index + 1, state.term, sizes))
+        else:
+            self._election()
 
     def _election(self) -> None:
         """Another term; perhaps its leader has other entries than the ones here that are not committed."""

@@ -125,6 +125,29 @@ def test_a_start_that_fails_at_any_operation_can_be_repeated() -> None:
         assert failed > 4
 
 
+def test_a_start_that_removes_a_long_torn_write_is_interrupted_at_any_operation() -> None:
+    """What is left of it must not be taken for damage: it is removed, durably, before anything is written."""
+    interrupted = 0
+    for seed in range(12):
+        disk, workload, rng = begin(seed)
+        workload.step()
+        for _ in range(6):
+            workload.append_entries(sizes=(1500, 1200))
+        workload.storage.wal.flush()
+        disk.crash(rng, tearing="some")
+        for number in range(12):
+            for _ in range(4):
+                twin = disk.copy()
+                twin.crash_at(number)
+                try:
+                    reopen(twin)
+                except PowerLoss:
+                    interrupted += 1
+                twin.crash(rng, tearing="some")
+                workload.expected.check(reopen(twin)[1])
+    assert interrupted > 12 * 12
+
+
 def test_power_that_goes_off_in_the_middle_of_an_operation_loses_nothing_synced() -> None:
     """The operation itself is done in part; `crash_before_operations` only sees those that are complete."""
     for seed in range(300):
