@@ -39,9 +39,12 @@ class Backend:
         return bool(talk.send(ok()))
 
 
+NAMES = ("e0", "e1", "o0", "o1", "p0", "p1", "c0", "c1", "d0", "b0", "b1", "n0", "n1", "n2", "h0", "u0", "f1")
+
+
 @pytest.fixture(scope="module")
 def backends() -> Iterator[dict[str, Backend]]:
-    made = {name: Backend() for name in "e0 e1 o0 o1 p0 p1 c0 c1 d0 b0 b1 n0 n1 n2 h0 u0 f1".split()}
+    made = {name: Backend() for name in NAMES}
     yield made
     for backend in made.values():
         backend.origin.close()

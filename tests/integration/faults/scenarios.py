@@ -77,6 +77,14 @@ async def _kill(stage: Stage) -> None:
     await asyncio.to_thread(victim.restart)
 
 
+async def _kill_all_but_one(stage: Stage) -> None:
+    victims = stage.origins[1:]
+    await stage.reach(BEGIN)
+    await asyncio.gather(*(asyncio.to_thread(victim.kill) for victim in victims))
+    await stage.reach(END)
+    await asyncio.gather(*(asyncio.to_thread(victim.restart) for victim in victims))
+
+
 async def _refuse(stage: Stage) -> None:
     await stage.reach(BEGIN)
     await stage.behave(replace(NORMAL, listening=False), stage.origins[0])
@@ -142,6 +150,13 @@ _NO_GET = "no GET fails"
 
 SCENARIOS = (
     Scenario("killed", "a backend dies by SIGKILL, and is started again later", _kill, bounds.no_get_fails, _NO_GET),
+    Scenario(
+        "three_killed",
+        "three of the four backends die by SIGKILL at once, and are started again later",
+        _kill_all_but_one,
+        bounds.no_get_fails,
+        _NO_GET,
+    ),
     Scenario("refused", "a backend refuses connections for 2 s", _refuse, bounds.no_get_fails, _NO_GET),
     Scenario(
         "silence",
