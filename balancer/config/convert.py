@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import msgspec
 
-from balancer.config import addresses, model, schema, schema_pools, schema_traffic
+from balancer.config import addresses, model, schema, schema_coordination, schema_pools, schema_traffic
 from balancer.config.schema_base import Base
 
 _Plain = TypeVar("_Plain", bound=model.Struct)
@@ -152,6 +152,32 @@ def _log(log: schema.Log, base: str) -> model.Log:
     return msgspec.structs.replace(_same(log, model.Log), access=access)
 
 
+def _coordination(section: schema_coordination.Coordination | None, base: str) -> model.Coordination | None:
+    if section is None:
+        return None
+    embedded = None
+    if section.embedded is not None:
+        from_file = section.embedded
+        own = from_file.bind or from_file.members.get(from_file.name, from_file.client)
+        embedded = model.EmbeddedCluster(
+            name=from_file.name,
+            members=dict(from_file.members),
+            client=_plain_address(from_file.client),
+            peer=_plain_address(own),
+            data_dir=located(from_file.data_dir, base),
+            peer_secret_file=_optional(from_file.peer_secret_file, base),
+            join=from_file.join,
+            heartbeat=from_file.heartbeat,
+            election=from_file.election,
+        )
+    return model.Coordination(embedded=embedded)
+
+
+def _plain_address(text: str) -> model.Bind:
+    host, port = addresses.backend_address(text)
+    return model.Bind(host=host, port=port)
+
+
 def convert(file: schema.File, cores: int, base: str) -> model.Config:
     """The configuration of a file that was found right. O(size of the file)."""
     routes = tuple(route.name for route in file.routes)
@@ -169,6 +195,7 @@ def convert(file: schema.File, cores: int, base: str) -> model.Config:
             hosts=tuple(file.admin.hosts),
         ),
         watch=file.watch,
+        coordination=_coordination(file.coordination, base),
         shutdown_delay=file.shutdown_delay,
         shutdown_grace=file.shutdown_grace,
         tunnel_grace=file.tunnel_grace,

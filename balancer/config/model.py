@@ -296,6 +296,26 @@ class Admin(Struct, frozen=True, kw_only=True):
     hosts: tuple[str, ...] = ()  # further Host values to accept
 
 
+class EmbeddedCluster(Struct, frozen=True, kw_only=True):
+    """A member of an embedded cluster. `members`: name to host:port; `client` and `peer`: what it listens on."""
+
+    name: str
+    members: dict[str, str]
+    client: Bind
+    peer: Bind
+    data_dir: str
+    peer_secret_file: str | None = None
+    join: bool = False
+    heartbeat: float = 0.05
+    election: float = 0.3
+
+
+class Coordination(Struct, frozen=True, kw_only=True):
+    """How this balancer agrees with others."""
+
+    embedded: EmbeddedCluster | None = None
+
+
 class Config(Struct, frozen=True, kw_only=True):
     """The whole file."""
 
@@ -308,6 +328,7 @@ class Config(Struct, frozen=True, kw_only=True):
     log: Log = Log()
     admin: Admin = Admin()
     watch: bool = False  # reload when the file changes
+    coordination: Coordination | None = None
     shutdown_delay: float = 5.0
     shutdown_grace: float = 30.0
     tunnel_grace: float = 60.0

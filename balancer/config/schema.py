@@ -20,6 +20,7 @@ from balancer.config.fields import (
     of,
 )
 from balancer.config.schema_base import Base, key
+from balancer.config.schema_coordination import Coordination
 from balancer.config.schema_pools import LATER_STRATEGIES, Pool
 from balancer.config.schema_traffic import BindForm, Listener, Route
 
@@ -129,6 +130,11 @@ class File(Base):
         description="Time that tunnels (WebSocket) have to end at a stop. 60s: they may live for hours, so waiting "
         "longer would only delay the cut.",
     )
+    coordination: Coordination | None = key(
+        None,
+        description="Locks, leader election, leases and a replicated store for several balancers and other programs. "
+        "Unset: a single balancer on its own.",
+    )
     listeners: dict[Name, Listener] = key(
         description="Addresses to listen on, by name.", example='{web: {bind: "0.0.0.0:8080"}}'
     )
@@ -144,7 +150,7 @@ class File(Base):
 
 
 # Keys that later versions will take: (path pattern, "*" = any step).
-LATER: frozenset[tuple[str, ...]] = frozenset({("coordination",), ("pools", "*", "backends_from")})
+LATER: frozenset[tuple[str, ...]] = frozenset({("coordination", "etcd"), ("pools", "*", "backends_from")})
 
 
 def json_schema() -> dict[str, Any]:

@@ -14,6 +14,7 @@ from balancer.config.fields import did_you_mean
 from balancer.config.scalars import shown
 from balancer.config.schema_traffic import BindForm, Listener, ListenerTls
 from balancer.config.source import KEY, Path, Source
+from balancer.config.validate_coordination import check_coordination
 from balancer.config.validate_pools import check_pool
 from balancer.config.validate_routes import check_routes
 from balancer.errors import Problem
@@ -27,6 +28,7 @@ def check(file: schema.File, source: Source, base: str) -> list[Problem]:
         *(found for name, listener in file.listeners.items() for found in _listener(name, listener, source)),
         *check_routes(file, source),
         *(found for name, pool in file.pools.items() for found in check_pool(name, pool, source, base)),
+        *check_coordination(file.coordination, source),
         *_unused(file, source),
     ]
 

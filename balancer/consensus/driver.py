@@ -89,6 +89,11 @@ class Driver(Outlet):
         assert self._replica is not None, "start comes first"
         return self._replica
 
+    @property
+    def sync_p99(self) -> float:
+        """Seconds that a write to the log takes, but for the slowest of a hundred."""
+        return self._pace.sync_p99
+
     def start(self, replica: Replica) -> None:
         """Begin to tick."""
         self._replica = replica

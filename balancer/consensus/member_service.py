@@ -14,7 +14,7 @@ from balancer.consensus.peer_frames import Member
 from balancer.consensus.service import CoordinationService
 from balancer.coordination import responses
 from balancer.coordination.command import Request
-from balancer.coordination.errors import CoordinationError
+from balancer.coordination.errors import Code, CoordinationError
 from balancer.coordination.state_machine import StateMachine
 from balancer.raft.log_entry import NodeId
 
@@ -33,11 +33,17 @@ class MemberService(CoordinationService):
         self._node_id = node_id
         self._client = client
         self._driver: Driver | None = None
+        self._applied = self._refused = self._unknown = 0
         self._loop = asyncio.get_running_loop()
 
     def drive(self, driver: Driver) -> None:
         """What brings commands into the log."""
         self._driver = driver
+
+    @property
+    def proposals(self) -> tuple[int, int, int]:
+        """Commands since the start: applied, refused, and those whose outcome is not known."""
+        return self._applied, self._refused, self._unknown
 
     @property
     def _running(self) -> Driver:
@@ -52,8 +58,13 @@ class MemberService(CoordinationService):
         driver.poke()
         answer = await answered
         if isinstance(answer, CoordinationError):
+            if answer.code is Code.UNAVAILABLE:
+                self._unknown += 1
+            else:
+                self._refused += 1
             raise answer
         assert isinstance(answer, msgspec.Struct)
+        self._applied += 1
         return answer
 
     async def catch_up(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from balancer.config.load import Loaded
 from balancer.config.source import Path
+from balancer.consensus.peer_hello import check_secret
 from balancer.errors import Problem
 
 
@@ -36,10 +37,24 @@ def _failures(loaded: Loaded) -> Iterator[tuple[Path, str]]:
             yield ("admin", "token_file"), unreadable
         elif not _first_bytes(config.admin.token_file).strip():
             yield ("admin", "token_file"), f"{config.admin.token_file} is empty; write the token into it"
+    embedded = config.coordination.embedded if config.coordination is not None else None
+    if embedded is not None and embedded.peer_secret_file is not None:
+        unfit = _unreadable(embedded.peer_secret_file) or _no_secret(embedded.peer_secret_file)
+        if unfit:
+            yield ("coordination", "embedded", "peer_secret_file"), unfit
     if config.log.access not in ("stdout", "off"):
         impossible = _no_log_file(config.log.access)
         if impossible:
             yield ("log", "access"), impossible
+
+
+def _no_secret(path: str) -> str:
+    """Why the file at `path` holds no secret for members; "" when it does."""
+    try:
+        check_secret(_first_bytes(path))
+    except ValueError as error:
+        return f"{path}: {error}"
+    return ""
 
 
 def _no_log_file(path: str) -> str:

@@ -26,6 +26,7 @@ from balancer.config.model import Config, Listener
 from balancer.daemon import privileges, runtime_dir
 from balancer.daemon.bindings import Bindings
 from balancer.daemon.children import RefusedError, WorkerError
+from balancer.daemon.cluster_member import ClusterMember
 from balancer.daemon.columns import Columns
 from balancer.daemon.files import FilesError, read_files
 from balancer.daemon.health_watch import HealthWatch
@@ -121,6 +122,9 @@ class Supervisor:
             alter=self._operator.alter,
             make_ready=self._health.make_ready,
         )
+        embedded = config.coordination.embedded if config.coordination is not None else None
+        self._member = None if embedded is None else ClusterMember(embedded, config.log, self._view.counted)
+        self._member_task: asyncio.Task[None] | None = None
         self._watch = Watch(config_path, self._reload_later, lambda: self._config.watch)
         self._reloads: set[asyncio.Task[Any]] = set()
         self._admin = HttpServer(AdminApi(self._view, token, frozenset(config.admin.hosts), self._operator))
@@ -139,6 +143,7 @@ class Supervisor:
             self._reloader.close()
             self._workers.kill()
             await self._workers.end(_KILLED_WITHIN)
+            await self._end_member()
             await self._admin.close()
             log.info(events.DAEMON_STOPPED, duration_ms=round((monotonic() - began) * 1000))
 
@@ -174,6 +179,8 @@ class Supervisor:
         await self._reloader.start(self._config, self._files, self._workers.slots)
         self._operator.taken_into_use(self._reloader.file, starting=True)
         self._watching = asyncio.create_task(self._attend())
+        if self._member is not None:
+            self._member_task = asyncio.create_task(self._member.run())
         await self._workers.start()
 
     async def _attend(self) -> None:
@@ -182,6 +189,15 @@ class Supervisor:
             tasks.create_task(self._health.run())
             tasks.create_task(self._watch.run())
             tasks.create_task(self._columns.tidy(self._current, self._workers.oldest_in_use))
+
+    async def _end_member(self) -> None:
+        """After the workers: whoever drained may still have needed it."""
+        if self._member is None:
+            return
+        await self._member.stop()
+        self._member.close()
+        if self._member_task is not None:
+            self._member_task.cancel()
 
     # ---- the configuration
 
@@ -201,6 +217,8 @@ class Supervisor:
             logs.set_level(level)
             for child in self._workers.living():
                 child.tell(LogLevel(level))
+            if self._member is not None:
+                self._member.set_level(level)
 
     def _reloaded(self, result: ReloadResult, discard_live: bool) -> None:
         self._view.reload_ended(result)
@@ -239,6 +257,8 @@ class Supervisor:
             self._reload_later()
         log.info(events.DAEMON_STARTED, version=__version__, workers=self._config.workers, generation=1)
         lines = [f"listening {listener} {url}" for listener, url in self._bindings.announced]
+        if self._member is not None:
+            lines.append(f"coordination {self._member.url}")
         try:
             self._out.write("\n".join([*lines, f"admin {admin_url}", ""]))
             self._out.flush()

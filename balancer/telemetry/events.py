@@ -165,6 +165,13 @@ FOUNDING_AGREED = _event(
 )
 MEMBER_BEGAN = _event("member.began", "It belongs to a cluster and may vote there.", "name", "cluster", "node")
 MEMBER_FAILED = _event("member.failed", "It can no longer be trusted with the log, and ends; traffic goes on.", "error")
+MEMBER_READY = _event("member.became_ready", "Its API of coordination answers.", "name", "address")
+MEMBER_ENDED = _event("member.ended", "The member process ended, and is started again.", "ends", "delay_ms")
+MEMBER_SUSPECT = _event(
+    "member.became_suspect",
+    "Its data cannot be trusted, so it is not started again: what to do was said just before.",
+    "data_dir",
+)
 
 LIBRARY_LOGGED = _event(
     "library.logged", "A library or the event loop wrote a message of its own.", "logger", "message"

@@ -154,6 +154,25 @@ HEALTH_CHECKS = _family(
 PANIC = _family(
     "balancer_panic", Kind.GAUGE, "1 while a pool ignores health because too few backends are usable, else 0.", "pool"
 )
+CLUSTER_IS_LEADER = _family(
+    "balancer_cluster_is_leader", Kind.GAUGE, "1 while this node's member leads the cluster, else 0."
+)
+CLUSTER_TERM = _family("balancer_cluster_term", Kind.GAUGE, "The member's term: it grows with every election.")
+CLUSTER_COMMIT_INDEX = _family(
+    "balancer_cluster_commit_index", Kind.GAUGE, "The last log entry that the member knows to be committed."
+)
+CLUSTER_APPLIED_INDEX = _family(
+    "balancer_cluster_applied_index", Kind.GAUGE, "The last log entry that the member has applied."
+)
+CLUSTER_PROPOSALS = _family(
+    "balancer_cluster_proposals_total", Kind.COUNTER, "Commands that this member was asked for, by outcome.", "result"
+)
+CLUSTER_FSYNC = _family(
+    "balancer_cluster_fsync_seconds", Kind.GAUGE, "99th percentile of the member's last 512 writes to its log."
+)
+CLUSTER_SUSPECT = _family(
+    "balancer_cluster_data_suspect", Kind.GAUGE, "1 when the member's data cannot be trusted and it stays down."
+)
 WORKER_UP = _family("balancer_worker_up", Kind.GAUGE, "1 while a worker is ready, else 0.", "worker")
 WORKER_RESTARTS = _family(
     "balancer_worker_restarts_total", Kind.COUNTER, "Workers started in the place of one that ended unasked."

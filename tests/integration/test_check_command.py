@@ -47,6 +47,13 @@ def test_every_example_is_good(folder: Path, example: str) -> None:
     assert (run.returncode, run.stdout, run.stderr) == (0, f"{folder / example}: good\n", "")
 
 
+@pytest.mark.parametrize("member", ["n1", "n2", "n3"])
+def test_every_member_of_the_example_cluster_is_good(member: str) -> None:
+    file = ROOT / "config" / "cluster-3" / f"{member}.yaml"
+    run = balancer("check", file)
+    assert (run.returncode, run.stdout, run.stderr) == (0, f"{file}: good\n", "")
+
+
 def test_the_readme_of_the_examples_names_each_of_them() -> None:
     readme = (ROOT / "config" / "README.md").read_text()
     for file in EXAMPLES:

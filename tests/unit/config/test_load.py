@@ -149,7 +149,9 @@ def test_an_empty_section_is_refused_too() -> None:
         ("via", "a b", "not a header name"),
         ("user", "a b", "account"),
         ("runtime_dir", "''", "not the path of a file"),
-        ("coordination", "{embedded: {}}", "coordination is not supported yet"),
+        ("coordination", "{etcd: {}}", "etcd is not supported yet"),
+        ("coordination", "{embedded: {name: n1, members: {n1: x}, data_dir: d}}", "port"),
+        ("coordination", "{}", "is empty; write embedded"),
         ("watch", "yes", "write true"),
     ],
 )

@@ -1,0 +1,152 @@
+"""The member beside the workers: three daemons found a cluster, lose members, and never lose a request by it."""
+
+import json
+import os
+import signal
+import socket
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.daemon import Daemon, wait_until
+from tests.support.queries import get
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+PATIENCE = 60.0
+NAMES = ("n1", "n2", "n3")
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as held:
+        socks = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [sock.getsockname()[1] for sock in socks]
+
+
+def configuration(name: str, peers: dict[str, int], client: int, data: Path) -> dict[str, Any]:
+    return {
+        "listeners": {"web": {"bind": "127.0.0.1:0"}},
+        "routes": [{"name": "all", "respond": {"status": 200, "body": "served"}}],
+        "coordination": {
+            "embedded": {
+                "name": name,
+                "members": {each: f"127.0.0.1:{port}" for each, port in peers.items()},
+                "client": f"127.0.0.1:{client}",
+                "data_dir": str(data),
+            }
+        },
+    }
+
+
+def ask(port: int, path: str, body: dict[str, Any], timeout: float = 10.0) -> dict[str, Any] | None:
+    """An answer of the API; None where there was none, or an error."""
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", json.dumps(body).encode(), method="POST")
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as answer:
+            found: dict[str, Any] = json.load(answer)
+            return found
+    except (urllib.error.URLError, TimeoutError, ConnectionError):
+        return None
+
+
+def put(port: int, value: str = "YQ==") -> bool:
+    return ask(port, "/v3/kv/put", {"key": "aw==", "value": value}) is not None
+
+
+def value_at(port: int) -> str | None:
+    answer = ask(port, "/v3/kv/range", {"key": "aw=="})
+    return answer["kvs"][0]["value"] if answer and answer.get("kvs") else None
+
+
+def members_of(daemon: Daemon) -> list[int]:
+    """The process ids of its member."""
+    found = []
+    for child in Path(f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children").read_text().split():
+        if b"balancer.daemon.member" in Path(f"/proc/{child}/cmdline").read_bytes():
+            found.append(int(child))
+    return found
+
+
+class Three:
+    """Three daemons, each with a member."""
+
+    def __init__(self, folder: Path) -> None:
+        ports = free_ports(6)
+        self.peers = dict(zip(NAMES, ports[:3], strict=True))
+        self.clients = dict(zip(NAMES, ports[3:], strict=True))
+        self.daemons: dict[str, Daemon] = {}
+        for name in NAMES:
+            (folder / name).mkdir()
+            text = configuration(name, self.peers, self.clients[name], folder / name / "data")
+            self.daemons[name] = Daemon(text, folder / name)
+
+    def leader(self) -> str | None:
+        for name, port in self.clients.items():
+            status = ask(port, "/v3/maintenance/status", {}, timeout=2.0)
+            if status and status.get("leader") and status["leader"] == status["header"]["member_id"]:
+                return name
+        return None
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Three]:
+    made = Three(tmp_path_factory.mktemp("three"))
+    assert wait_until(lambda: put(made.clients["n1"]), PATIENCE), made.daemons["n1"].stderr
+    yield made
+    for daemon in made.daemons.values():
+        daemon.stop()
+
+
+def test_what_is_written_at_one_is_read_at_all(three: Three) -> None:
+    assert put(three.clients["n2"], "Zm9v")
+    assert {value_at(port) for port in three.clients.values()} == {"Zm9v"}
+
+
+def test_a_killed_leader_is_followed_by_another_and_comes_back(three: Three) -> None:
+    leader = three.leader()
+    assert leader is not None
+    daemon = three.daemons[leader]
+    (pid,) = members_of(daemon)
+    os.kill(pid, signal.SIGKILL)
+    others = [port for name, port in three.clients.items() if name != leader]
+    assert wait_until(lambda: put(others[0], "YmFy"), PATIENCE)
+    assert get(daemon.address("web"), "/")[0] == 200
+    assert wait_until(lambda: value_at(three.clients[leader]) == "YmFy", PATIENCE), daemon.stderr
+    assert daemon.events("member.ended")
+
+
+def test_traffic_flows_on_while_no_quorum_is_left(three: Three) -> None:
+    stopped = [pid for name in ("n1", "n2") for pid in members_of(three.daemons[name])]
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        assert ask(three.clients["n3"], "/v3/kv/put", {"key": "aw==", "value": "YQ=="}, timeout=1.0) is None
+        for daemon in three.daemons.values():
+            assert {get(daemon.address("web"), "/")[0] for _ in range(20)} == {200}
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+    assert wait_until(lambda: put(three.clients["n3"], "Zm9v"), PATIENCE)
+
+
+def test_suspect_data_keeps_the_member_down_and_traffic_up(tmp_path: Path) -> None:
+    peer, client = free_ports(2)
+    text = configuration("n1", {"n1": peer}, client, tmp_path / "data")
+    with Daemon(text, tmp_path) as daemon:
+        assert wait_until(lambda: put(client), PATIENCE), daemon.stderr
+    log = next(file for file in sorted((tmp_path / "data").iterdir()) if file.name.startswith("wal-"))
+    data = bytearray(log.read_bytes())
+    data[200] ^= 1
+    log.write_bytes(data)
+    with Daemon(text, tmp_path) as daemon:
+        assert wait_until(lambda: daemon.events("member.became_suspect"), PATIENCE), daemon.stderr
+        assert get(daemon.address("web"), "/")[0] == 200
+        assert members_of(daemon) == []
+        told = daemon.events("member.failed")
+        assert any("rejoin" in event["error"] for event in told), told
