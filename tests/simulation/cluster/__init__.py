@@ -1,0 +1,1 @@
+"""Whole clusters on a virtual clock, network and disk: `python -m tests.simulation.cluster --seed N` replays one."""

@@ -1,0 +1,79 @@
+"""The faults end for a part of the members that can decide: soon they must serve everybody, and be of one mind."""
+
+from typing import TYPE_CHECKING
+
+from tests.simulation.cluster.laws import BrokenLawError
+
+if TYPE_CHECKING:
+    from tests.simulation.cluster.member import Member
+    from tests.simulation.cluster.world import World
+
+BOUND = 20.0
+"""Seconds in which the healed part must have served every kind of request. Some leases have to run out first."""
+
+
+def heal(world: "World") -> None:
+    """Raises BrokenLawError where nothing gets better."""
+    core = _core(world)
+    world.healing = True
+    world.network.mend_all()
+    world.network.calm = True
+    for member in world.members.values():
+        if member.id not in core and member.state in ("up", "down") and world.counts["membership changes"] == 0:
+            _leave(world, member)
+    for id in core:
+        member = world.members[id]
+        member.disk.heal()
+        member.slow_until = 0.0
+        if member.paused:
+            member._resume(member.life)
+        member.start()
+    began = dict(world.clients.done)
+    until = world.timeline.now + BOUND
+    while world.timeline.now < until:
+        world.timeline.run(world.timeline.now + 0.25)
+        if all(world.clients.done[kind] >= began[kind] + 2 for kind in began) and _of_one_mind(world, core):
+            return
+    served = {kind: world.clients.done[kind] - began[kind] for kind in began}
+    states = [world.members[id].core for id in core if world.members[id].up]
+    words = [f"{each.id}: {each.role.value} {each.term} {each.commit} {each.membership.voters}" for each in states]
+    raise BrokenLawError(f"healed for {BOUND} s: {served}; {'; '.join(words)}")
+
+
+def _core(world: "World") -> list[int]:
+    """Who heals: a majority, or all where the membership changed (some may still count by an earlier one)."""
+    able = [id for id in world.membership.voters if world.members[id].state in ("up", "down")]
+    if world.counts["membership changes"]:
+        return [id for id, each in world.members.items() if each.state in ("up", "down")]
+    needed = len(world.membership.voters) // 2 + 1
+    return sorted(world.rng.sample(able, world.rng.randrange(needed, len(able) + 1)))
+
+
+def _leave(world: "World", member: "Member") -> None:
+    """It does not heal: it is down, or speaks without hearing, or hears without speaking."""
+    how = world.rng.choice(("down", "deaf", "mute"))
+    if how == "down":
+        if member.up:
+            member.end()
+            member.disk.kill()
+        member.state = "left"
+        return
+    others = [id for id in world.members if id != member.id]
+    links = {(id, member.id) for id in others} if how == "deaf" else {(member.id, id) for id in others}
+    world.network.cut(frozenset(links))
+    member.start()
+
+
+def _of_one_mind(world: "World", core: list[int]) -> bool:
+    """All that heal and belong to the cluster hold what anybody held a moment ago."""
+    members = [world.members[id] for id in core if id in world.membership.voters]
+    members = [each for each in members if each.state != "lost"]  # found its disk noisy when it came back
+    if not all(each.up for each in members):
+        return False
+    if not any(each.leads for each in members):
+        return False
+    indexes = [each.core.applied for each in members]
+    return max(indexes) - min(indexes) <= 20
+
+
+__all__ = ["heal"]

@@ -1,0 +1,422 @@
+"""One member over its lives: the real replica over the real storage, with a driver's duties done in virtual time."""
+
+import errno
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import partial
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from balancer.consensus.peer_frames import Frame
+from balancer.consensus.replica import Replica
+from balancer.consensus.storage import Storage
+from balancer.consensus.storage_errors import CorruptError, StorageFailedError
+from balancer.consensus.wal_record import Identity
+from balancer.coordination.locks import Claim
+from balancer.coordination.revision_log import Changes
+from balancer.coordination.snapshot import Reader, View
+from balancer.coordination.state_machine import StateMachine
+from balancer.coordination.waiters import Waiters
+from balancer.raft.core import Core
+from balancer.raft.log_entry import Membership, NodeId, SnapshotMark
+from balancer.raft.node import Node
+from balancer.raft.ready import Ready
+from tests.simulation.cluster.dials import MAX_RATE, TICK
+from tests.simulation.cluster.durable import DurableLog
+from tests.simulation.cluster.laws import BrokenLawError
+from tests.support.simulated_disk import PowerLoss, SimulatedDisk
+
+if TYPE_CHECKING:
+    from tests.simulation.cluster.world import World
+
+CLUSTER = 7
+IDLE_AFTER = 0.5
+
+Save = tuple[SnapshotMark, int, Iterator[bytes]]
+
+
+class Member:
+    """See the module. It is the replica's `Outlet`. `state`: up, down, lost (its disk is gone), removed."""
+
+    def __init__(self, world: "World", id: NodeId, membership: Membership) -> None:
+        self.world = world
+        self.id = id
+        self.state = "down"
+        self.life = 0  # what was planned in an earlier one does not happen
+        self.durable = DurableLog()
+        self.commit_seen = 0
+        self.voters_seen: tuple[NodeId, ...] = ()
+        self.rate = world.rng.uniform(1 / MAX_RATE, MAX_RATE) if world.dials.drift else 1.0
+        self.slow_until = 0.0
+        self.origin = 0.0
+        self.given = (0, 0, 0)  # term, vote and last index, as the disk was told
+        self.unfinished: list[Ready] = []  # what an earlier life had not written yet
+        self.lost_power = False
+        self.noisy = False  # the last loss of power left noise: the storage may refuse what it finds
+        self.disk = SimulatedDisk()
+        self.disk.seed(world.rng.getrandbits(32))
+        identity = Identity(CLUSTER, id, id.to_bytes(16, "little"))
+        mark = SnapshotMark(membership=membership)
+        Storage.create(self.disk, identity, mark, segment_bytes=world.dials.segment_bytes).close()
+        self._clear()
+
+    def _clear(self) -> None:
+        """What ends with a life."""
+        self.replica: Replica | None = None
+        self.jobs: deque[Ready | Save | None] = deque()  # for the writer; None: it is told that it is idle
+        self.writing: list[Ready] | Save | None = None
+        self.busy = False
+        self.written_at = 0.0
+        self.saving = False
+        self.saved_index = 0
+        self.paused = False
+        self.postponed: list[tuple[str, Callable[..., None], tuple[Any, ...]]] = []
+        self.pump_planned = False
+        self.asked: dict[int, Callable[[object], None]] = {}  # who waits for an answer of this life
+        self.waiters = Waiters()
+        self.claims: dict[Claim, Callable[[object], None]] = {}
+
+    # ---- its life
+
+    @property
+    def up(self) -> bool:
+        return self.replica is not None
+
+    @property
+    def core(self) -> Core:
+        assert self.replica is not None
+        return self.replica.node._core
+
+    @property
+    def leads(self) -> bool:
+        return self.replica is not None and self.replica.leads
+
+    def local(self) -> float:
+        """Its monotonic clock; every life has another origin."""
+        return self.origin + self.world.timeline.now * self.rate
+
+    def start(self) -> None:
+        """Begin a life with what the disk has."""
+        if self.up or self.state != "down":
+            return
+        world, rng = self.world, self.world.rng
+        try:
+            if not world.healing and rng.random() < 0.05:
+                self.disk.crash_at(self.disk.operations + rng.randrange(4))
+            opened = Storage.open(self.disk, segment_bytes=world.dials.segment_bytes)
+        except PowerLoss:
+            self._lose_power()
+            world.counts["crashes while starting"] += 1
+            world.timeline.after(0.1, self.start)
+            return
+        except CorruptError:
+            if not self.noisy:
+                raise
+            self.state = "lost"
+            world.counts["refused after noise"] += 1
+            return
+        self.disk.heal()
+        self.noisy = False
+        if opened is None:
+            raise BrokenLawError(f"member {self.id} finds its disk empty")
+        self.storage, recovered = opened
+        if missing := self.durable.after_crash(recovered, self.unfinished):
+            raise BrokenLawError(f"member {self.id} lost what was durable: {'; '.join(missing)}")
+        state = recovered.hard_state
+        found = (state.term, state.vote, recovered.mark.index + len(recovered.entries))
+        world.counts["crashes that lost unsynced data"] += self.lost_power and self.given != found
+        self.given = found
+        self.lost_power = False
+        self.unfinished = []
+        self.state = "up"
+        self.life += 1
+        self.origin = rng.uniform(0.0, 1e5)
+        self.commit_seen = 0
+        machine = self._load(recovered.mark) if recovered.mark.index else self._hooked(StateMachine())
+        self.saved_index = recovered.mark.index
+        dials = world.dials
+        node = Node(
+            self.id,
+            rng=Random(rng.getrandbits(64)),
+            snapshots=self.storage.snapshots,
+            mark=recovered.mark,
+            hard_state=recovered.hard_state,
+            entries=recovered.entries,
+            election_ticks=dials.election_ticks,
+            heartbeat_ticks=dials.heartbeat_ticks,
+            limits=dials.limits,
+        )
+        grace = 2 * dials.election_ticks * TICK
+        self.replica = Replica(node, machine, self, token=rng.getrandbits(62), grace=grace)
+        self.voters_seen = self.core.membership.voters
+        world.timeline.after(rng.random() * TICK, self.happen, self.life, "tick", self._tick)
+
+    def end(self) -> None:
+        """The process is gone, and with it everything that was not on the disk."""
+        writing = self.writing if isinstance(self.writing, list) else ()
+        self.unfinished = [each for each in (*writing, *self.jobs) if isinstance(each, Ready)]
+        asked = list(self.asked.values())
+        self._clear()
+        self.life += 1
+        if self.state == "up":
+            self.state = "down"
+        for answer in asked:
+            self.world.timeline.after(0.001, answer, None)
+
+    def _lose_power(self) -> None:
+        """What was not synced stays, goes, or is noise where the cluster can bear the loss of this disk."""
+        world = self.world
+        garble = world.dials.garble if self.noisy or world.may_lose_disk(self) else 0.0
+        self.noisy = garble > 0
+        self.lost_power = True
+        self.disk.crash(world.rng, garble=garble)
+
+    def crash(self) -> None:
+        """The machine loses power."""
+        world = self.world
+        self.end()
+        self._lose_power()
+        world.counts["crashes"] += 1
+        world.tell("crash", self.id)
+        world.restart_later(self)
+
+    def kill(self) -> None:
+        """The process ends, the machine goes on."""
+        self.end()
+        self.disk.kill()
+        self.world.counts["kills"] += 1
+        self.world.tell("kill", self.id)
+        self.world.restart_later(self)
+
+    def stop(self) -> None:
+        """The process is ended in good order."""
+        replica, writing = self.replica, self.writing
+        assert replica is not None
+        replica.close()
+        try:
+            left = [*(writing if isinstance(writing, list) else ()), *self.jobs]
+            readys = [each for each in left if isinstance(each, Ready)]
+            if readys:
+                self.storage.write(readys)
+                self.durable.written(readys)
+            self.storage.close()
+        except (StorageFailedError, PowerLoss):
+            self.crash()
+            return
+        self.end()
+        self.disk.kill()
+        self.world.counts["restarts"] += 1
+        self.world.tell("stop", self.id)
+        self.world.restart_later(self)
+
+    def _failed(self) -> None:
+        """The disk refused: the member ends, and reads everything again when it comes back."""
+        world = self.world
+        world.counts["disk failures"] += 1
+        world.tell("disk failed", self.id)
+        self.end()
+        self.disk.kill()
+        if world.rng.random() < 0.3:
+            self._lose_power()
+        self.disk.heal()
+        world.restart_later(self)
+
+    def plan_failure(self, rng: Random) -> None:
+        """Some operation of the disk will fail."""
+        code = rng.choice((errno.EIO, errno.ENOSPC))
+        operation = rng.choice(("write", "sync", "any"))
+        self.disk.fail(operation, after=rng.randrange(6), code=code, times=rng.choice((1, 1_000_000)))
+
+    def pause(self, seconds: float) -> None:
+        """The process stands still; what comes meanwhile waits."""
+        self.paused = True
+        self.world.timeline.after(seconds, self._resume, self.life)
+
+    def _resume(self, life: int) -> None:
+        if life != self.life or not self.paused:
+            return
+        self.paused = False
+        postponed, self.postponed = self.postponed, []
+        for what, call, args in postponed:
+            self.happen(life, what, call, *args)
+
+    # ---- what happens to it
+
+    def happen(self, life: int, what: str, call: Callable[..., None], *args: Any) -> None:
+        """One step, in that life of the member, and the pump that follows it."""
+        if life != self.life:
+            return
+        if self.paused:
+            self.postponed.append((what, call, args))
+            return
+        world = self.world
+        world.step(what, self.id, args)
+        replica = self.replica
+        assert replica is not None
+        try:
+            call(*args)
+            if world.dials.lag and what != "tick":
+                if not self.pump_planned:
+                    self.pump_planned = True
+                    world.timeline.after(world.dials.lag, self._pump_later, life)
+            else:
+                self._pump(replica)
+        except PowerLoss:
+            self.crash()
+            return
+        except StorageFailedError:
+            self._failed()
+            return
+        world.laws.look(self)
+
+    def _pump_later(self, life: int) -> None:
+        if life != self.life:
+            return
+        if self.paused:
+            self.postponed.append(("pump", lambda: None, ()))
+            self.pump_planned = False
+            return
+        self.pump_planned = False
+        assert self.replica is not None
+        try:
+            self._pump(self.replica)
+        except PowerLoss:
+            self.crash()
+        except StorageFailedError:
+            self._failed()
+        else:
+            self.world.laws.look(self)
+
+    def _pump(self, replica: Replica) -> None:
+        replica.pump(self.local())
+        if not self.saving and replica.machine.applied_index - self.saved_index >= self.world.dials.snapshot_every:
+            self._begin_save(replica)
+
+    def _tick(self) -> None:
+        assert self.replica is not None
+        self.world.timeline.after(TICK / self.rate, self.happen, self.life, "tick", self._tick)
+        self.replica.tick(self.local())
+
+    def receive(self, sender: NodeId, frame: Frame) -> None:
+        assert self.replica is not None
+        self.replica.receive(sender, frame, self.local())
+
+    # ---- its disk
+
+    def _begin_save(self, replica: Replica) -> None:
+        """As the driver: the view is of now, its slices are made later, while entries are applied."""
+        self.saving = True
+        mark = replica.node.applied_mark()
+        slices = View(replica.machine).slices()
+        self.jobs.append((mark, replica.machine.applied_index, itertools.chain([next(slices)], slices)))
+        self._work()
+
+    def _work(self) -> None:
+        if self.busy or not self.jobs:
+            return
+        world, jobs = self.world, self.jobs
+        self.busy = True
+        if isinstance(jobs[0], Ready):
+            batch: list[Ready] = []
+            while jobs and isinstance(jobs[0], Ready):
+                batch.append(jobs.popleft())  # type: ignore[arg-type]
+            self.writing = batch
+        else:
+            self.writing = jobs.popleft()  # type: ignore[assignment]
+        seconds = world.rng.expovariate(1 / world.dials.disk_mean)
+        if world.timeline.now < self.slow_until:
+            seconds = seconds * 20 + world.rng.random() * 0.2
+        world.timeline.after(seconds, self.happen, self.life, "disk", self._written)
+
+    def _written(self) -> None:
+        job, replica = self.writing, self.replica
+        assert replica is not None
+        if isinstance(job, list):
+            self.storage.write(job)
+            self.durable.written(job)
+            self.writing = None
+            replica.persisted(job[-1].number, self.local())
+        elif job is None:
+            self.storage.idle()
+        else:
+            self._save(replica, *job)
+        self.writing = None
+        self.busy = False
+        now = self.world.timeline.now
+        if self.jobs:
+            self._work()
+        elif job is not None:
+            self.written_at = now
+            self.world.timeline.after(IDLE_AFTER, self._idle, self.life, now)
+
+    def _save(self, replica: Replica, mark: SnapshotMark, index: int, pieces: Iterator[bytes]) -> None:
+        if self.storage.save(mark, pieces):
+            if mark.index != index:
+                raise BrokenLawError(f"member {self.id}: the state after {index} is saved as that after {mark.index}")
+            self.world.counts["snapshots saved"] += 1
+        self.saving = False
+        self.saved_index = max(self.saved_index, mark.index)
+        replica.node.compact(mark)
+
+    def _idle(self, life: int, written_at: float) -> None:
+        if life == self.life and not self.busy and self.written_at == written_at:
+            self.jobs.append(None)
+            self._work()
+
+    def _load(self, mark: SnapshotMark) -> StateMachine:
+        reader = Reader()
+        for piece in self.storage.snapshots.pieces(mark):
+            reader.feed(piece)
+        machine = reader.finish()
+        self.world.laws.installed(self, machine, mark)
+        return self._hooked(machine)
+
+    def _hooked(self, machine: StateMachine) -> StateMachine:
+        machine.apply = partial(self.world.laws.applies, self, machine)  # type: ignore[method-assign]
+        return machine
+
+    # ---- Outlet
+
+    def send(self, to: NodeId, frame: Frame) -> None:
+        world = self.world
+        world.laws.sends(self, frame)
+        if to in world.members:
+            world.network.send(self.id, to, frame)
+
+    def write(self, ready: Ready) -> None:
+        self.world.laws.writes(self, ready)
+        term, vote, last = self.given
+        if ready.hard_state is not None:
+            term, vote = ready.hard_state.term, ready.hard_state.vote
+        if ready.snapshot is not None:
+            last = ready.snapshot.index
+        if ready.entries:
+            last = ready.entries[-1].index
+        self.given = (term, vote, last)
+        self.jobs.append(ready)
+        self._work()
+
+    def install(self, mark: SnapshotMark) -> StateMachine:
+        self.world.counts["snapshot installs"] += 1
+        self.saved_index = mark.index
+        return self._load(mark)
+
+    def changed(self, changes: Changes, revision: int) -> None:
+        assert self.replica is not None
+        self._decide(self.waiters.applied(self.replica.machine.space, changes))
+
+    def replaced(self, machine: StateMachine) -> None:
+        self._decide(self.waiters.restored(machine.space))
+
+    def _decide(self, verdicts: list[Any]) -> None:
+        for verdict in verdicts:
+            done = self.claims.pop(verdict.claim, None)
+            if done is not None:
+                done(verdict.standing)
+
+    def membership(self, membership: Membership) -> None:
+        self.world.saw_membership(self.core.applied, membership)
+
+    def led_by(self, leader: NodeId) -> None:
+        pass
