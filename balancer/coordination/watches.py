@@ -16,7 +16,7 @@ from balancer.coordination.revision_log import Changes
 from balancer.coordination.watch_index import WatchIndex
 
 QUEUE_SIZE_MAX = 1024 * 1024
-"""Bytes of keys and values that wait for one watcher; a single revision may be more."""
+"""Bytes of keys and values that wait for one watcher."""
 
 ANSWER_REVISIONS_MAX = 1000
 ANSWER_SIZE_MAX = 1024 * 1024
@@ -111,7 +111,7 @@ class WatchHub:
 
     def _tell(self, watcher: _Watcher, revision: int, wanted: list[KeyValue]) -> None:
         size = sum(map(_size, wanted))
-        if watcher.queue and watcher.queue_size + size > self._queue_size_max:
+        if watcher.queue_size + size > self._queue_size_max:
             watcher.next_revision = revision
             self._fall_behind(watcher)
             return

@@ -103,6 +103,14 @@ def test_confirmed_answers_are_forgotten(machine: Machine, leap: int) -> None:
     assert set(kept.answers) == {seq for seq in (1, 2, 3, 4, leap) if seq >= leap}
 
 
+def test_a_leap_keeps_the_answer_that_it_does_not_confirm(machine: Machine) -> None:
+    session = register(machine)
+    for seq in (1, 100):
+        machine.do(PutRequest(b"a"), session=session, seq=seq)
+    machine.do(PutRequest(b"a"), session=session, seq=100, answered_below=100)
+    assert machine.get(b"a").version == 2
+
+
 def test_the_least_recently_used_session_goes(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "SESSIONS_MAX", 2)
     one, other = register(machine), register(machine)

@@ -58,6 +58,19 @@ def test_a_restored_state_is_the_same_and_goes_on_the_same() -> None:
     assert restored.state.hash() == machine.state.hash()
 
 
+def test_a_key_that_went_and_came_again_is_there_once() -> None:
+    machine = Machine()
+    machine.put(b"a")
+    machine.delete(b"a")
+    machine.put(b"a")
+    machine.put(b"b")
+    restored = Machine()
+    restored.state = read(written(machine.state))
+    for revision in range(1, 6):
+        assert restored.range(revision=revision) == machine.range(revision=revision)
+        assert restored.range(revision=revision, count_only=True) == machine.range(revision=revision, count_only=True)
+
+
 def test_an_empty_state() -> None:
     assert read(written(StateMachine())).hash() == StateMachine().hash()
 
