@@ -80,8 +80,8 @@ class PoolTimeouts(Base):
     )
     attempt: Annotated[float | None, duration_or_off("1ms", "24h")] = key(
         "off",
-        description="From the pick of a backend to the head of its response, sending the request included. off: "
-        "connect and first_byte bound it already; a time here leaves some for another attempt.",
+        description="From the pick of a backend, or from the end of the request if that is later, to the head of the "
+        "response. off: connect and first_byte bound it already; a time here leaves some for another attempt.",
     )
 
 

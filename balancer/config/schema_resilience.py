@@ -228,8 +228,9 @@ class Retry(Base):
 
     attempts: Annotated[int, integer(1, 10)] = key(
         2,
-        description="Attempts of one request, the first included; 1 = none further. 2: a second backend saves nearly "
-        "all that can be saved, a third one mostly adds load.",
+        description="Attempts of one request, the first included; 1 = none further. Those of which nothing was sent do "
+        "not count, up to five, while there is a backend that was not tried. 2: a second backend saves nearly all that "
+        "can be saved, a third one mostly adds load.",
     )
     when: Annotated[list[Retried], OneOrMany()] = key(
         [*FAILURES, 502, 503, 504],
@@ -240,8 +241,9 @@ class Retry(Base):
     )
     budget: Annotated[float | None, share_or_off("0.1%", "100%")] = key(
         "20%",
-        description="Further attempts per request of the pool, all workers together, or off for no limit. 20%: saves "
-        "what a few bad backends fail; never multiplies the load of a pool that fails as a whole.",
+        description="Further attempts per request of the pool, all workers together, or off for no limit; free after "
+        "those that do not count. 20%: saves what a few bad backends fail; never multiplies the load of a pool that "
+        "fails as a whole.",
     )
     budget_min: Annotated[int, integer_or_off(1, 100_000, off=0)] = key(
         3,
