@@ -79,6 +79,7 @@ class CoordinationService(abc.ABC):
         """An entry was applied. To be called before the next one is: who waits is judged on this state."""
         self.hub.publish(changes)
         self._decide(self._waiters.applied(self._machine.space, changes))
+        self.wake()
 
     def replaced(self, machine: StateMachine) -> None:
         """A snapshot took the place of the state."""
@@ -216,7 +217,11 @@ class CoordinationService(abc.ABC):
             while True:
                 for revision, leader in news:
                     yield responses.LeaderResponse(self.header(revision), leader)
-                news = observer.follow((await anext(stream)).events)
+                response = await anext(stream)
+                news = observer.follow(response.events)
+                if response.canceled:  # a compaction took what it had not been told yet
+                    watch, news = observer.begin(await self.range(observer.everybody()))
+                    await stream.create(watch)
         finally:
             await stream.close()
 
@@ -236,14 +241,15 @@ class CoordinationService(abc.ABC):
         if standing is not locks.Standing.WAITING:
             return Verdict(claim, standing, self._machine.revision)
         turn: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
-        self._waiting[claim].append(turn)
+        waiting = self._waiting[claim]
+        waiting.append(turn)
         try:
             return await turn
         except asyncio.CancelledError:
-            waiting = self._waiting[claim]
             waiting.remove(turn)
-            if not waiting:
-                del self._waiting[claim]
+            if not waiting:  # also when it was this one's turn by now: nobody is there to take it
+                if self._waiting.get(claim) is waiting:
+                    del self._waiting[claim]
                 self._waiters.give_up(claim)
                 release = asyncio.ensure_future(self.apply(locks.release(claim)))
                 self._releases.add(release)

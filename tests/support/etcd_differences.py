@@ -12,6 +12,7 @@ import yaml
 
 from tests.support.etcd_answers import Outcome
 from tests.support.etcd_steps import Await, Call, Page, Step
+from tests.support.etcd_streams import PROGRESS
 
 TABLE = Path(__file__).resolve().parent.parent.parent / "docs" / "etcd-differences.yaml"
 
@@ -206,11 +207,16 @@ def _is_json_error(outcome: Outcome) -> bool:
 
 
 def _without_repeated_progress(ours: Told, theirs: Told) -> tuple[Told, Told]:
-    if not isinstance(theirs, dict) or NO_WATCH not in theirs:
+    if not isinstance(ours, dict) or not isinstance(theirs, dict):
         return ours, theirs
-    messages = theirs[NO_WATCH]
-    kept = [one for at, one in enumerate(messages) if one.keys() != {"header"} or one not in messages[:at]]
-    return ours, theirs | {NO_WATCH: kept}
+    mine, other = ours.get(PROGRESS, []), theirs.get(PROGRESS, [])
+    if not mine or len(mine) >= len(other):
+        return ours, theirs
+    return ours | {PROGRESS: _once(mine)}, theirs | {PROGRESS: _once(other)}
+
+
+def _once(messages: list[Any]) -> list[Any]:
+    return [one for at, one in enumerate(messages) if one not in messages[:at]]
 
 
 def _without_deletions_at_the_start(ours: Told, theirs: Told) -> tuple[Told, Told]:

@@ -36,7 +36,6 @@ class MemoryService(CoordinationService):
         data = encode(Command(session=0, seq=0, answered_below=0, request=request))
         applied = self.machine.apply(self.machine.applied_index + 1, 1, data)
         self.changed(applied.changes, applied.revision)
-        self.wake()
         match applied.result:
             case CoordinationError():
                 raise applied.result

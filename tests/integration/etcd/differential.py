@@ -1,6 +1,6 @@
 """One run of the differential test: sequences through our gateway and through real etcds, outcomes side by side.
 
-Run one sequence alone, with what was asked: `python -m tests.integration.etcd.differential KIND SEED`.
+Run one sequence alone, with what was asked: `python -m tests.integration.etcd.differential KIND SEED [member]`.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from typing import Any
 from tests.support.coordination_etcd import Etcd
 from tests.support.etcd_differences import Differences
 from tests.support.etcd_http import EtcdHttp
+from tests.support.etcd_member import MemberEtcd
 from tests.support.etcd_memory_service import MemoryEtcd
 from tests.support.etcd_planned import PLANNED
 from tests.support.etcd_replay import Replay
@@ -89,8 +90,10 @@ class Comparison:
         return ""
 
 
-async def _run(theirs: Mapping[str, str], sequences: Iterable[tuple[str, int]]) -> Comparison:
-    async with MemoryEtcd() as ours:
+async def _run(
+    ours: MemoryEtcd | MemberEtcd, theirs: Mapping[str, str], sequences: Iterable[tuple[str, int]]
+) -> Comparison:
+    async with ours:
         comparison = Comparison(ours.url, theirs)
         for kind, seed in sequences:
             await comparison.compare(kind, seed)
@@ -99,15 +102,19 @@ async def _run(theirs: Mapping[str, str], sequences: Iterable[tuple[str, int]]) 
         return comparison
 
 
-def run(folder: Path, sequences: Iterable[tuple[str, int]]) -> Comparison:
-    """Start an etcd of each version in `folder` and go through the sequences."""
+def run(folder: Path, sequences: Iterable[tuple[str, int]], *, member: bool = False) -> Comparison:
+    """Start an etcd of each version in `folder` and go through the sequences.
+
+    Ours is the gateway over a state machine, or over a whole `member` with its log.
+    """
     with ExitStack() as stack:
         theirs = {}
         for version in VERSIONS:
             place = folder / version
             place.mkdir()
             theirs[version] = stack.enter_context(Etcd(place, program=require_etcd(version))).urls[0]
-        return asyncio.run(_run(theirs, sequences))
+        ours = MemberEtcd(folder) if member else MemoryEtcd()
+        return asyncio.run(_run(ours, theirs, sequences))
 
 
 def main() -> int:
@@ -116,7 +123,7 @@ def main() -> int:
     for step in steps_of(kind, seed):
         print(shown(step))
     with tempfile.TemporaryDirectory() as folder:
-        comparison = run(Path(folder), [(kind, seed)])
+        comparison = run(Path(folder), [(kind, seed)], member="member" in sys.argv)
     print(*comparison.faults, sep="\n")
     return bool(comparison.faults)
 
