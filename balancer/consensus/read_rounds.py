@@ -35,7 +35,7 @@ class ReadRounds:
         self._confirmed: deque[tuple[int, list[_Waiter]]] = deque()  # to be applied first, in order of the index
 
     def __len__(self) -> int:
-        return len(self._arrived) + sum(len(waiters) for waiters, _ in self._rounds.values()) + len(self._confirmed)
+        return sum(map(len, self._groups()))
 
     def join(self, turn: Turn, deadline: float) -> None:
         """Read in the next round."""
@@ -77,18 +77,25 @@ class ReadRounds:
             self.refused(number)
 
     def tick(self, now: float) -> None:
-        """Time has passed."""
+        """Time has passed: rounds begin anew, and nobody waits beyond his deadline, wherever he waits. O(waiters)."""
         for number in [each for each, (_, since) in self._rounds.items() if now - since >= AGAIN]:
             self.refused(number)
-        late = [waiter for waiter in self._arrived if waiter.deadline <= now]
-        self._arrived = [waiter for waiter in self._arrived if waiter.deadline > now]
+        late: list[_Waiter] = []
+        for group in self._groups():
+            if any(waiter.deadline <= now for waiter in group):
+                late += [waiter for waiter in group if waiter.deadline <= now]
+                group[:] = [waiter for waiter in group if waiter.deadline > now]
         for waiter in late:
             waiter.turn(timed_out())
 
     def close(self, why: CoordinationError) -> None:
         """The member ends."""
-        waiters = [*self._arrived, *(each for held, _ in self._rounds.values() for each in held)]
-        waiters += [each for _, held in self._confirmed for each in held]
+        waiters = [waiter for group in self._groups() for waiter in group]
         self._arrived, self._rounds, self._confirmed = [], {}, deque()
         for waiter in waiters:
             waiter.turn(why)
+
+    def _groups(self) -> list[list[_Waiter]]:
+        """Everybody who waits."""
+        groups = [self._arrived, *(waiters for waiters, _ in self._rounds.values())]
+        return groups + [waiters for _, waiters in self._confirmed]
