@@ -227,7 +227,10 @@ class Node:
             core.applied = index
 
     def applied_mark(self) -> SnapshotMark:
-        """The mark of a snapshot of the state machine as it is now, at what `applied` was told last."""
+        """The mark of a snapshot of the state machine as it is now, at what `applied` was told last.
+
+        Not to be asked while a snapshot that was received is not installed yet: the core takes it for applied.
+        """
         core = self._core
         return SnapshotMark(core.applied, core.log.term_at(core.applied), core.membership)
 

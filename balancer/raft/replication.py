@@ -94,10 +94,8 @@ def _on_accepted(core: Core, progress: Progress, index: int) -> None:
     news = progress.matched(index)
     if progress.pace is Pace.REPLICATE:
         progress.in_flight.free_to(index)
-    elif progress.pace is Pace.PROBE and progress.match == index:
+    elif progress.match == index if progress.pace is Pace.PROBE else snapshots.is_superfluous(core, progress):
         progress.replicate()
-    elif progress.pace is Pace.SNAPSHOT and progress.match >= core.log.base_index:
-        progress.replicate()  # it came to what it lacked in another way
     core.replication_due = True
     if news:
         commit.advance(core)

@@ -67,6 +67,15 @@ def on_alive(core: Core, progress: Progress) -> None:
         _send_chunk(core, progress)
 
 
+def is_superfluous(core: Core, progress: Progress) -> bool:
+    """The peer has what the snapshot on its way to it contains, or entries of the log would do by now.
+
+    The first alone does not say the second: the log may have been compacted further, and a newer snapshot be needed.
+    """
+    sending = progress.sending
+    return progress.match >= core.log.base_index or sending is None or progress.match >= sending.mark.index
+
+
 def on_reply(core: Core, message: SnapshotReply) -> None:
     """How far the peer is with it."""
     progress = core.progress.get(message.sender)

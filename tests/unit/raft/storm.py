@@ -16,7 +16,7 @@ from tests.unit.raft.network import Member, Network
 LIMITS = Limits(
     append_bytes_max=200,
     in_flight_max=3,
-    kept_entries_max=3,
+    kept_entries_max=1,
     chunk_bytes=40,
     uncommitted_bytes_max=2_000,
     committed_bytes_max=150,
@@ -129,7 +129,8 @@ class Storm:
         self.network.heal()
 
     def snapshot(self) -> None:
-        self.member().snapshot()
+        leader = self.network.leader()
+        (leader or self.member()).snapshot()
         self.done["snapshots"] += 1
 
     def campaign(self) -> None:

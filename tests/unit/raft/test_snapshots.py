@@ -190,6 +190,16 @@ def test_a_peer_that_came_to_the_entries_in_another_way_gets_entries() -> None:
     assert member.node.status().peers[1].pace == "replicate"
 
 
+def test_a_peer_that_has_the_snapshot_already_gets_a_newer_one_when_the_log_begins_later_by_now() -> None:
+    member, sent, mark = sending()
+    compact_further(member)
+    taken(sent)
+    member.node.step(appended(1, mark.index, sender=3))  # it had it; the answer that said so was lost
+    member.work()
+    (second,) = chunks(taken(sent))
+    assert (second.mark.index, second.offset) == (3, 0)
+
+
 def test_one_that_is_refused_is_sent_again_when_the_peer_is_heard_of() -> None:
     member, sent, mark = sending()
     member.node.step(got(1, mark, 0, sender=3, refused=True))
