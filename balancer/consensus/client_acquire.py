@@ -16,9 +16,9 @@ class Acquisition(Generic[G]):
     """Waits on entering, gives up on leaving. To be used once.
 
     Entering raises NotAcquiredError when `timeout` seconds were not enough; LeaseLostError when the own lease ended
-    meanwhile; NotReachedError, RefusedError, OutcomeUnknownError. Whenever entering fails or is cancelled, nothing is
-    left in the queue. Leaving raises LockLostError when the grant was lost inside and nothing else was raised: then
-    the block ended without it.
+    meanwhile; NotReachedError, RefusedError. Whenever entering fails or is cancelled, nothing is left in the queue.
+    Leaving raises LockLostError when the grant was lost inside and nothing else was raised: then the block ended
+    without it.
     """
 
     def __init__(self, context: Context, name: Text, lease: Lease, *, timeout: float | None) -> None:

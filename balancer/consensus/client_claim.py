@@ -12,7 +12,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from balancer.consensus.client_errors import CompactedError, LeaseLostError, LockLostError, RefusedError
+from balancer.consensus.client_errors import (
+    CompactedError,
+    LeaseLostError,
+    LockLostError,
+    NotReachedError,
+    OutcomeUnknownError,
+    RefusedError,
+)
 from balancer.consensus.client_kv import TXN, created_at, delete, get, missing, put, transaction
 from balancer.consensus.client_lease import Context, Lease
 from balancer.consensus.client_watch import IDLE, Watch, create_request
@@ -150,8 +157,8 @@ class Grant:
 async def claim(context: Context, lease: Lease, name: bytes, value: bytes) -> tuple[bytes, int]:
     """Wait until the own key rules: the key and its create_revision.
 
-    Raises LeaseLostError, RefusedError, NotReachedError, OutcomeUnknownError. It leaves a key behind when it fails or
-    is cancelled: then the lease must be revoked.
+    Raises LeaseLostError, RefusedError, NotReachedError. It leaves a key behind when it fails or is cancelled: then the
+    lease must be revoked.
     """
     prefix = name + b"/"
     key = prefix + b"%x" % lease.id
@@ -171,6 +178,8 @@ async def _queue(context: Context, request: TxnRequest) -> TxnResponse:
     """It may be sent twice: the second time the key is there already."""
     try:
         return await context.calls.repeat(TXN, request, TxnResponse)
+    except OutcomeUnknownError as error:  # if the key is there, it goes with its lease
+        raise NotReachedError(str(error)) from None
     except RefusedError as error:
         if error.code is Code.NOT_FOUND:
             raise LeaseLostError(f"the lease ended before the key was put: {error}") from None

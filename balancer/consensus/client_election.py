@@ -1,11 +1,12 @@
 """Elections: one leader at a time, known to everybody who asks."""
 
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
 from balancer.consensus.client_acquire import Acquisition
 from balancer.consensus.client_claim import Grant, oldest
-from balancer.consensus.client_errors import CompactedError
+from balancer.consensus.client_errors import CompactedError, NotReachedError
 from balancer.consensus.client_kv import RANGE, Text, get_prefix, put, to_bytes
 from balancer.consensus.client_lease import Context, Lease
 from balancer.consensus.client_watch import Watch, create_request
@@ -73,8 +74,8 @@ class Election:
 class Observation:
     """The leaders of an election as they come; a proclaimed value counts as a change.
 
-    A leader that was gone again before it was heard of may be missing. Without a reachable member it waits for one.
-    Raises NotReachedError and RefusedError as a watch does. O(candidates) of memory.
+    A leader that was gone again before it was heard of may be missing. Without a reachable member it waits for one;
+    entering raises NotReachedError, both raise RefusedError. O(candidates) of memory.
     """
 
     def __init__(self, context: Context, prefix: bytes) -> None:
@@ -103,7 +104,8 @@ class Observation:
                 self._last = (leader.key, leader.mod_revision)
                 return leader
             if self._watch is None:
-                await self._begin()
+                with suppress(NotReachedError):
+                    await self._begin()
                 continue
             try:
                 self._take(await anext(self._watch))

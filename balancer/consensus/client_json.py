@@ -80,7 +80,7 @@ def decoded(body: bytes | msgspec.Raw, kind: type[T]) -> T:
     """An answer. Raises RefusedError (UNKNOWN) when it is none: another program listens there."""
     try:
         return msgspec.json.decode(body, type=kind, strict=False)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RefusedError(Code.UNKNOWN, f"the answer is none of etcd's v3 API: {error}") from None
 
 
@@ -96,7 +96,7 @@ def refusal(status: int, body: bytes) -> RefusedError:
     """What an answer other than 200 says."""
     try:
         found = msgspec.json.decode(body, type=_Refusal, strict=False)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         code = _CODES.get(status, Code.UNAVAILABLE if status >= 500 else Code.UNKNOWN)
         return RefusedError(code, f"HTTP status {status}: {body[:200].decode('utf-8', 'replace').strip()}")
     if status == 404 and found.message == "Not Found":  # the gateway's word for a path that it does not have

@@ -19,7 +19,7 @@ from typing import NamedTuple, Self
 from balancer.consensus.client_background import Background
 from balancer.consensus.client_calls import Calls
 from balancer.consensus.client_endpoints import Random
-from balancer.consensus.client_errors import LeaseLostError, RefusedError
+from balancer.consensus.client_errors import LeaseLostError, NotReachedError, OutcomeUnknownError, RefusedError
 from balancer.consensus.client_json import StreamItem, decoded
 from balancer.coordination.errors import Code, CoordinationError
 from balancer.coordination.requests import LeaseGrantRequest, LeaseRevokeRequest
@@ -101,9 +101,10 @@ class Lease:
             await asyncio.shield(granting)
             if not self.held:
                 raise self.loss()  # noqa: TRY301
-        except BaseException:
+        except BaseException as error:
             self.retire()
-            self._context.background.last_word(self._take_back(granting), f"revoke {self.id:x}")
+            if not (isinstance(error, RefusedError) and not error.doubtful):  # else there is nothing of ours
+                self._context.background.last_word(self._take_back(granting), f"revoke {self.id:x}")
             raise
         self._renewing = self._context.background.task(self._renew(), f"lease {self.id:x}")
         return self
@@ -168,6 +169,8 @@ class Lease:
         try:
             answer = await self._context.calls.repeat("/v3/lease/grant", request, LeaseGrantResponse)
             self.ttl = answer.TTL or self.ttl
+        except OutcomeUnknownError as error:  # if it is there, nothing is bound to it
+            raise NotReachedError(str(error)) from None
         except RefusedError as error:
             # An earlier attempt was done: nobody else draws this number. Its time runs since `began` at the earliest.
             if error.code is not Code.FAILED_PRECONDITION or not error.doubtful:

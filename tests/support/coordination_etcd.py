@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.support.programs import require_program
+from tests.support.etcd_versions import require_etcd
 
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
@@ -40,7 +40,7 @@ class Etcd:
     """
 
     def __init__(self, folder: Path, members: int = 1, *, program: Path | None = None) -> None:
-        self._program = program or require_program("etcd")
+        self._program = program or require_etcd("3.4")
         self._folder = folder
         self._size = members
         self._members: list[_Member] = []

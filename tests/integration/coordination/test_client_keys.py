@@ -1,4 +1,4 @@
-"""Keys, transactions, leases and watches of the client against a real etcd."""
+"""Keys, transactions, leases and watches of the client: the same against a real etcd and our own service."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
@@ -28,26 +28,30 @@ from balancer.coordination.errors import Code
 from balancer.coordination.requests import Compare, WatchFilter
 from balancer.coordination.responses import Event, EventType
 from tests.support.coordination_etcd import Etcd
-
-pytestmark = pytest.mark.real_part("etcd")
+from tests.support.etcd_thread import ThreadedEtcd
 
 Scenario = Callable[[Coordination], Awaitable[None]]
 
 
-@pytest.fixture(scope="module")
-def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
-    with Etcd(tmp_path_factory.mktemp("etcd")) as running:
-        yield running
+@pytest.fixture(scope="module", params=["etcd", "ours"])
+def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real etcd, and our own service behind its gateway."""
+    if request.param == "ours":
+        with ThreadedEtcd() as ours:
+            yield ours.url
+    else:
+        with Etcd(tmp_path_factory.mktemp("etcd")) as etcd:
+            yield etcd.urls[0]
 
 
 @pytest.fixture
-def run(etcd: Etcd) -> Callable[[Scenario], None]:
+def run(url: str) -> Callable[[Scenario], None]:
     """Run a scenario with a client of an empty store; afterwards no task and no connection is left."""
 
     def running(scenario: Scenario) -> None:
         async def with_client() -> None:
             async with asyncio.timeout(60):
-                async with Coordination(etcd.urls) as client:
+                async with Coordination([url]) as client:
                     await client.delete_prefix("")
                     await scenario(client)
             assert len(asyncio.all_tasks()) == 1

@@ -1,4 +1,4 @@
-"""Locks and elections of the client against a real etcd: one holder, rising tokens, and nothing left behind."""
+"""Locks and elections of the client against a real etcd and our own service: one holder, rising tokens, no rests."""
 
 import asyncio
 import random
@@ -14,32 +14,36 @@ from balancer.consensus.client_kv import put
 from balancer.consensus.client_lock import DELAY_PREFIX
 from balancer.coordination.responses import KeyValue
 from tests.support.coordination_etcd import Etcd
-
-pytestmark = pytest.mark.real_part("etcd")
+from tests.support.etcd_thread import ThreadedEtcd
 
 Scenario = Callable[[Coordination], Awaitable[None]]
 
 
-@pytest.fixture(scope="module")
-def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
-    with Etcd(tmp_path_factory.mktemp("etcd")) as running:
-        yield running
+@pytest.fixture(scope="module", params=["etcd", "ours"])
+def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real etcd, and our own service behind its gateway."""
+    if request.param == "ours":
+        with ThreadedEtcd() as ours:
+            yield ours.url
+    else:
+        with Etcd(tmp_path_factory.mktemp("etcd")) as etcd:
+            yield etcd.urls[0]
 
 
 @pytest.fixture
-def run(etcd: Etcd) -> Callable[[Scenario], None]:
+def run(url: str) -> Callable[[Scenario], None]:
     """Run a scenario with a client of an empty store; afterwards no key, lease, task or connection is left."""
 
     def running(scenario: Scenario) -> None:
         async def with_client() -> None:
             async with asyncio.timeout(60):
-                async with Coordination(etcd.urls) as client:
+                async with Coordination([url]) as client:
                     await client.delete_prefix("")
                     await scenario(client)
                     await settled(client)
                     left = await client.get_prefix("")
                     assert [kv.key for kv in left.kvs if b"kept" not in kv.key] == []
-                assert await leases(etcd.urls[0]) == []
+                assert await leases(url) == []
             assert len(asyncio.all_tasks()) == 1
             assert [server.connections for server in client._endpoints.servers] == [0]
 
@@ -219,9 +223,9 @@ def test_who_waits_and_whose_key_is_deleted_does_not_get_it(run: Callable[[Scena
     run(scenario)
 
 
-def test_it_excludes_etcds_own_lock_service(run: Callable[[Scenario], None], etcd: Etcd) -> None:
+def test_it_excludes_the_servers_own_lock_service(run: Callable[[Scenario], None], url: str) -> None:
     async def scenario(client: Coordination) -> None:
-        server = Server(etcd.urls[0])
+        server = Server(url)
         async with client.lease(60) as lease:
             body = msgspec.json.encode({"name": b"l", "lease": lease.id})
             async with client.lock("l", ttl=5):

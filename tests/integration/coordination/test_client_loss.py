@@ -1,4 +1,4 @@
-"""What the client does when members, or its own process, die or stand still: real etcds, killed and stopped."""
+"""What the client does when members, or its own process, die or stand still: they are killed and stopped."""
 
 import asyncio
 import signal
@@ -15,20 +15,21 @@ from balancer.consensus.client_claim import Grant
 from balancer.consensus.client_errors import LockLostError, OutcomeUnknownError
 from balancer.consensus.client_kv import put
 from tests.support.coordination_etcd import Etcd
+from tests.support.coordination_own import Own
 
-pytestmark = pytest.mark.real_part("etcd")
-
-
-@pytest.fixture
-def one(tmp_path: Path) -> Iterator[Etcd]:
-    with Etcd(tmp_path) as etcd:
-        yield etcd
+KINDS = [pytest.param(Etcd, id="etcd"), pytest.param(Own, id="ours", marks=pytest.mark.full)]
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
-    with Etcd(tmp_path_factory.mktemp("etcd"), members=3) as etcd:
-        yield etcd
+@pytest.fixture(params=KINDS)
+def one(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Etcd | Own]:
+    with request.param(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd | Own]:
+    with request.param(tmp_path_factory.mktemp("members"), members=3) as running:
+        yield running
 
 
 def run(scenario: Callable[[], Awaitable[None]]) -> None:
@@ -60,7 +61,7 @@ async def renewed(grant: Grant) -> None:
 # ---- the holder and its clock
 
 
-def test_a_holder_that_cannot_renew_knows_of_its_loss_before_its_ttl_is_over(one: Etcd) -> None:
+def test_a_holder_that_cannot_renew_knows_of_its_loss_before_its_ttl_is_over(one: Etcd | Own) -> None:
     async def scenario() -> None:
         async with Coordination(one.urls) as client:
             with pytest.raises(LockLostError, match="not renewed in time"):
@@ -77,7 +78,7 @@ def test_a_holder_that_cannot_renew_knows_of_its_loss_before_its_ttl_is_over(one
     run(scenario)
 
 
-def test_a_member_that_dies_and_comes_back_in_time_costs_no_lock(one: Etcd) -> None:
+def test_a_member_that_dies_and_comes_back_in_time_costs_no_lock(one: Etcd | Own) -> None:
     async def scenario() -> None:
         async with Coordination(one.urls) as client:
             async with client.lock("l", ttl=5) as grant:
@@ -108,7 +109,7 @@ _HOLDER = """
 
 
 @pytest.mark.parametrize("looks", ["looks", "does not look"])
-def test_a_holder_that_was_stopped_can_do_no_harm(one: Etcd, tmp_path: Path, looks: str) -> None:
+def test_a_holder_that_was_stopped_can_do_no_harm(one: Etcd | Own, tmp_path: Path, looks: str) -> None:
     """Two at once believe that they hold it: the clock tells the one that was stopped, its token stops it anyway."""
     script = tmp_path / "holder.py"
     script.write_text(textwrap.dedent(_HOLDER))
@@ -153,7 +154,7 @@ def test_a_holder_that_was_stopped_can_do_no_harm(one: Etcd, tmp_path: Path, loo
 # ---- several members
 
 
-def test_a_lock_outlives_the_leader_of_the_cluster(cluster: Etcd) -> None:
+def test_a_lock_outlives_the_leader_of_the_cluster(cluster: Etcd | Own) -> None:
     async def scenario() -> None:
         async with Coordination(cluster.urls) as client:
             leader = await leader_of(client)
@@ -168,7 +169,7 @@ def test_a_lock_outlives_the_leader_of_the_cluster(cluster: Etcd) -> None:
     run(scenario)
 
 
-def test_a_stopped_member_is_left_by_reads_locks_and_watches(cluster: Etcd) -> None:
+def test_a_stopped_member_is_left_by_reads_locks_and_watches(cluster: Etcd | Own) -> None:
     async def scenario() -> None:
         async with (
             Coordination(cluster.urls, timeout=1.0) as client,
@@ -200,7 +201,7 @@ async def put_somehow(client: Coordination, key: str, value: str) -> bool:
     return True
 
 
-def test_a_change_that_met_a_stopped_member_is_not_sent_again_and_the_next_goes_elsewhere(cluster: Etcd) -> None:
+def test_a_change_that_met_a_stopped_member_is_not_sent_again_and_the_next_goes_elsewhere(cluster: Etcd | Own) -> None:
     async def scenario() -> None:
         async with Coordination(cluster.urls, timeout=0.5) as client:
             while not await put_somehow(client, "n", "0"):
@@ -221,7 +222,7 @@ def test_a_change_that_met_a_stopped_member_is_not_sent_again_and_the_next_goes_
     run(scenario)
 
 
-def test_who_waits_for_a_lock_gets_it_over_the_death_of_a_member(cluster: Etcd) -> None:
+def test_who_waits_for_a_lock_gets_it_over_the_death_of_a_member(cluster: Etcd | Own) -> None:
     async def scenario() -> None:
         async with Coordination(cluster.urls) as holder, Coordination(cluster.urls) as waiter:
             leader = await leader_of(holder)

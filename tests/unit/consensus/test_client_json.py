@@ -64,7 +64,9 @@ def test_an_event_of_an_unknown_kind_is_refused(kind: str) -> None:
         events_of(decoded(f'{{"events":[{{"type":{kind}}}]}}'.encode(), WatchMessage))
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"kvs":5}', b'{"kvs":[{"key":"%"}]}', b"\xff"])
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>", b"[]", b'{"kvs":5}', b'{"kvs":[{"key":"%"}]}', b"\xff", b'{"x":' + b"[" * 100_000]
+)
 def test_what_is_no_answer_of_the_api_is_an_error_in_words(body: bytes) -> None:
     with pytest.raises(RefusedError, match="none of etcd's v3 API"):
         decoded(body, RangeResponse)
