@@ -17,6 +17,8 @@ LIVE_FIELDS = frozenset(
 )
 """Settings of the process that change while it runs; every other one needs a restart."""
 
+_SHARES = frozenset(("panic_threshold", "max_ejected", "budget"))
+_NUMBERS = frozenset(("budget_min",))  # every other fraction is a time in seconds
 _SECTIONS = ("listeners", "routes", "pools")
 _Named = TypeVar("_Named", model.Listener, model.Route, model.Pool, model.Backend)
 
@@ -83,7 +85,7 @@ def _process(old: model.Config, new: model.Config) -> Iterator[tuple[str, str]]:
     """The settings outside the three sections that differ: (path, in words)."""
     for path, was, now in _fields(old, new, "", _SECTIONS):
         restart = "" if path in LIVE_FIELDS else "; this needs a restart"
-        yield path, f"{path}: {_value(was)} becomes {_value(now)}{restart}"
+        yield path, f"{path}: {_becomes(path, was, now)}{restart}"
 
 
 def _fields(
@@ -103,11 +105,19 @@ def _fields(
 
 def _settings(old: msgspec.Struct, new: msgspec.Struct, left_out: Sequence[str]) -> Iterator[str]:
     for path, was, now in _fields(old, new, "", left_out):
-        yield f"{path} {_value(was)} becomes {_value(now)}"
+        yield f"{path} {_becomes(path, was, now)}"
 
 
-def _value(value: object) -> str:
-    """A value as one would say it in a line; what is large is only named."""
+def _becomes(path: str, was: object, now: object) -> str:
+    if isinstance(was, msgspec.Struct) and now is None:
+        return "goes"
+    if was is None and isinstance(now, msgspec.Struct):
+        return "comes"
+    return f"{_value(was, path)} becomes {_value(now, path)}"
+
+
+def _value(value: object, path: str = "") -> str:
+    """A value as the file would have it; what is large is only named."""
     if value is None:
         return "off"
     if isinstance(value, bool):
@@ -115,7 +125,12 @@ def _value(value: object) -> str:
     if isinstance(value, model.Bind):
         return value.text
     if isinstance(value, float):
-        return f"{value:.10g}"
+        name = path.rpartition(".")[2]
+        if name in _SHARES:
+            return "off" if value == 0 else f"{value * 100:.10g}%"
+        if name in _NUMBERS:
+            return f"{value:.10g}"
+        return f"{value:.10g}s" if value >= 1 else f"{value * 1000:.10g}ms"
     if isinstance(value, str):
         return shown(value)
     if isinstance(value, int):

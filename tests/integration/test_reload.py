@@ -373,7 +373,7 @@ def test_a_file_that_cannot_be_used_changes_nothing_and_says_why(tmp_path: Path,
             assert metric(daemon, "balancer_config_reloads_total") == len(BAD)
             assert metric(daemon, "balancer_config_generation") == 1
             good["pools"]["origins"]["tunnel_idle"] = "9s"
-            assert reloaded(daemon, good) == ["pool origins: tunnel_idle 3600 becomes 9"]
+            assert reloaded(daemon, good) == ["pool origins: tunnel_idle 3600s becomes 9s"]
             assert metric(daemon, "balancer_config_last_reload_success") == 1
             assert daemon.workers() == pids
         assert load.failures == []

@@ -82,13 +82,13 @@ TOLD: list[tuple[str, model.Config, model.Config, list[str]]] = [
         "settings of a pool",
         BASE,
         with_pool(strategy="random", timeouts=model.PoolTimeouts(first_byte=None)),
-        ["pool api: strategy `round_robin` becomes `random`, timeouts.first_byte 60 becomes off"],
+        ["pool api: strategy `round_robin` becomes `random`, timeouts.first_byte 60s becomes off"],
     ),
     (
         "health checks begin",
         BASE,
         with_pool(health_check=model.HealthCheck()),
-        ["pool api: health_check off becomes another value"],
+        ["pool api: health_check comes"],
     ),
     (
         "pools come and go",
@@ -118,7 +118,7 @@ TOLD: list[tuple[str, model.Config, model.Config, list[str]]] = [
         "a route leads elsewhere",
         BASE,
         with_route(action=model.PoolAction(pool="web"), timeout=2.0),
-        ["route orders: now leads to pool web, timeout off becomes 2"],
+        ["route orders: now leads to pool web, timeout off becomes 2s"],
     ),
     (
         "a route splits",
@@ -161,7 +161,7 @@ TOLD: list[tuple[str, model.Config, model.Config, list[str]]] = [
         "settings of the process",
         BASE,
         with_(workers=4, shutdown_delay=0.5, watch=True),
-        ["workers: 1 becomes 4", "watch: false becomes true", "shutdown_delay: 5 becomes 0.5"],
+        ["workers: 1 becomes 4", "watch: false becomes true", "shutdown_delay: 5s becomes 500ms"],
     ),
 ]
 
