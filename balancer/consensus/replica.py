@@ -191,6 +191,7 @@ class Replica:
             self._another_leader(ready.soft_state)
         if ready.snapshot is not None:
             self._installing = (ready.number, ready.snapshot)
+            self._held.clear()  # what waited for an earlier snapshot is part of this one
         waits = self._writing and ready.messages_after_sync
         if ready.hard_state is not None or ready.entries or ready.snapshot is not None or waits:
             self._writing.append((ready.number, ready.messages_after_sync))
