@@ -110,5 +110,5 @@ class Locking(RuleBasedStateMachine):
         assert len(self.waiters) == waiting
 
 
-Locking.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+Locking.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestLocking = Locking.TestCase

@@ -227,5 +227,5 @@ class StoreAgainstNaive(RuleBasedStateMachine):
             self.patch.stop()
 
 
-StoreAgainstNaive.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+StoreAgainstNaive.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestStoreAgainstNaive = StoreAgainstNaive.TestCase

@@ -203,5 +203,5 @@ def op_txn_of(operations: list[RequestOp]) -> TxnRequest:
     return TxnRequest(success=tuple(operations))
 
 
-Watching.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+Watching.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestWatching = Watching.TestCase
