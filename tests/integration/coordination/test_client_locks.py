@@ -137,7 +137,7 @@ def test_the_token_is_the_create_revision_of_the_key_and_the_guard_compares_it(
     run(scenario)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_cancelled_acquisition_leaves_nothing_behind(run: Callable[[Scenario], None], seed: int) -> None:
     """At any moment, with and without somebody before."""
     rng = random.Random(seed)
@@ -147,7 +147,7 @@ def test_a_cancelled_acquisition_leaves_nothing_behind(run: Callable[[Scenario],
             async with client.lock("l", ttl=5, delay=rng.choice([0.0, 0.001])):
                 await asyncio.sleep(rng.uniform(0, 0.005))
 
-        for _ in range(30):
+        for _ in range(20):
             tasks = [asyncio.create_task(hold()) for _ in range(2)]
             for task in tasks:
                 await asyncio.sleep(rng.uniform(0, 0.008))
