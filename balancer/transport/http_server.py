@@ -32,7 +32,7 @@ KEEPALIVE_TIMEOUT = 75.0  # before the first byte of the next request
 SEND_TIMEOUT = 30.0  # for one piece of an answer to be taken
 CLOSE_GRACE = 1.0  # for answers under way when the server is closed
 LINGER = 1.0  # for a client to take the last answer before the connection is dropped
-BACKLOG = 128  # connections that wait to be accepted
+BACKLOG = 1024  # connections that wait to be accepted: as many may come in one moment
 
 
 def _nothing_streamed(request: Request) -> bool:

@@ -11,8 +11,8 @@ from tests.support.etcd_http import Answer, EtcdHttp, EtcdStream
 from tests.support.etcd_steps import Await, Call, Leave, Observe, Observed, Page, Step, Wait, Watch, rendered
 from tests.support.etcd_streams import controls, observed, watched
 
-PATIENCE = 5.0  # seconds for what must come
-SYNC_SECONDS = 0.25  # etcd sees to watches of the past ten times a second
+PATIENCE = 20.0  # seconds for what must come
+SYNC_SECONDS = 0.4  # etcd sees to watches of the past ten times a second
 
 NOTHING = b64encode(b"\0").decode()
 EVERYTHING = {"key": NOTHING, "range_end": NOTHING}

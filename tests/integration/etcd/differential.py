@@ -30,7 +30,7 @@ KINDS: dict[str, Callable[[int], Sequence]] = {
     "locks": LockSequence,
     "elections": lambda seed: LockSequence(seed, election=True),
 }
-STREAM_SECONDS = 4.0  # for streams to tell the same
+STREAM_SECONDS = 15.0  # for streams to tell the same
 FAULTS_MAX = 5
 
 
