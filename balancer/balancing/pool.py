@@ -140,14 +140,15 @@ class PoolState:
         left_out = exclude
         for _ in range(FULL_MET_MAX):
             backend = self._pick(now=now, key=key, exclude=left_out, rng=rng)
-            if backend is None or not self._is_full(backend):
+            if backend is None or not self.is_full(backend):
                 return backend
             left_out = {backend, *left_out}
-        left_out = {*left_out, *filter(self._is_full, self._limited)}
+        left_out = {*left_out, *filter(self.is_full, self._limited)}
         return self._pick(now=now, key=key, exclude=left_out, rng=rng)
 
-    def _is_full(self, backend: BackendState) -> bool:
+    def is_full(self, backend: BackendState) -> bool:
+        """Whether a backend, eligible or not, has reached its `max_connections`, or its share of it. O(workers)."""
         limit = backend.max_connections
         if limit is None:
             return False
-        return self.loads.total(backend.slot) >= share_of_limit(limit, backend.share / self._top)
+        return self.loads.total(backend.slot) >= share_of_limit(limit, min(backend.share / self._top, 1.0))

@@ -18,7 +18,6 @@ from balancer.proxy.connections import BackendConnections, ConnectError
 from balancer.proxy.outcomes import failure_reason
 from balancer.proxy.report import BackendCounters
 from balancer.proxy.upstream import Upstream
-from balancer.resilience.slow_start import limit as share_of_limit
 from balancer.telemetry.metrics import BOUNDS
 
 if TYPE_CHECKING:
@@ -113,13 +112,11 @@ class Attempt:
         """The backend that waits for one real request and has room for it, if this may be the one."""
         if not self._may_try_out(now):
             return None
-        trials = self._pool.state.trials
-        for place, backend in enumerate(trials):
-            most = backend.max_connections
-            full = most is not None and self._server.loads.total(backend.slot) >= share_of_limit(most, backend.share)
-            if not full and (self._tried is None or backend not in self._tried):
+        state = self._pool.state
+        for place, backend in enumerate(state.trials):
+            if not state.is_full(backend) and (self._tried is None or backend not in self._tried):
                 self._trial = True
-                return trials.pop(place)
+                return state.trials.pop(place)
         return None
 
     def _may_try_out(self, now: float) -> bool:

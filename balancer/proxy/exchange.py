@@ -17,6 +17,7 @@ from balancer.clock import monotonic
 from balancer.errors import (
     BAD_REQUEST,
     CLIENT_GONE,
+    CLIENT_GONE_IN_QUEUE,
     CLIENT_GONE_IN_REQUEST,
     CLIENT_GONE_IN_RESPONSE,
     COMPLETED,
@@ -336,19 +337,18 @@ class Exchange:
         if self.tunnel is not None:
             self.tunnel.end(TUNNEL_CLOSED if outcome is None else outcome)
             return
-        now = monotonic()
         if outcome is None:
             if self.status:
                 outcome = CLIENT_GONE_IN_RESPONSE
+            elif self.attempt.line is not None:
+                outcome = CLIENT_GONE_IN_QUEUE
             else:
                 outcome = CLIENT_GONE_IN_REQUEST if self.uploading else CLIENT_GONE
         self.attempt.give_up()
-        self.attempt.end(outcome, self.status, now)
-        self.outcome = outcome
-        self._finish(now)
+        self.ended(outcome)
 
     def ended(self, outcome: Outcome) -> None:
-        """A tunnel is over."""
+        """It is over, and nothing more is said: a tunnel, or what was cancelled."""
         now = monotonic()
         self.tunnel = None
         self.attempt.end(outcome, self.status, now)

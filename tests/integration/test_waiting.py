@@ -183,7 +183,8 @@ def test_a_client_that_leaves_the_line_leaves_nothing(scene: Scene, origin: Orig
         second = scene.connect("plain")
         second.send(request("/web/left"))
         second.close()
-        scene.logged(target="/web/left", reason="client_gone")
+        line = scene.logged(target="/web/left", reason="client_gone_in_queue")
+        assert (line["status"], line["ended_by"], line["phase"], line["attempts"]) == (499, "downstream", "pick", 0)
         gate.open()
         assert first.response().status == 200
     assert not origin.seen("/web/left")
