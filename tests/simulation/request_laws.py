@@ -3,15 +3,15 @@
 eligible      a pick is of a backend that the worker's generation has, and that is eligible by the standings that were
               delivered to it (so never one that is drained, of no weight, or ejected outside panic); or it is the one
               request of a trial, or goes once more to a backend that closed an old connection
-limit         a pick raises no backend above `max_connections` (times its share, while it starts slowly); where two
-              workers pick at the very same moment, not above that by more than workers - 1
+limit         a pick raises no backend above `max_connections` (times its share of the largest share, while it starts
+              slowly); where two workers pick at the very same moment, not above that by more than workers - 1
 conservation  every cell of in flight equals the exchanges that the wires have under way there, a killed worker's until
               its row is zeroed; so none is ever negative, and none is left
 whereabouts   every request that is neither answered nor cancelled waits in the line or is in flight, once
 order         who waits is served in the order of arrival, and nobody who comes later is served first; but a retry
               does not hold up who came for the first time and goes to a backend that failed it
-exits         a request leaves the line by exactly one of its turn, its time (not earlier), its client's going, or that
-              nobody is eligible any more
+exits         a request leaves the line by exactly one of its turn, its time or its route's (not earlier), its client's
+              going, or that nobody is eligible any more
 patience      nobody waits longer than `queue_timeout` and a tick, or than a tick once nobody is eligible
 idleness      nobody waits for longer than a tick while a backend is free (for the first of the retries: one that did
               not fail it, as long as there is one), or is turned away while there is room
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 TICK = waiting.TICK + 0.002  # the loop's timers are rounded
 CANCELLED = 499
+ROUTE_TIMEOUT = 1.5  # seconds for all of an exchange
 
 
 class RequestLaws:
@@ -55,7 +56,7 @@ class RequestLaws:
         self._newcomer: Client | None = None
         self._served = False  # a request that is no retry began
         self._resent: tuple[int, int] | None = None  # who may get a request again, and how much it had before
-        self._kinds: set[str] = set()
+        self._tried_out = False
 
     @property
     def waiting(self) -> bool:
@@ -80,17 +81,13 @@ class RequestLaws:
         """Another generation is in use from now on."""
         self._planned_at = self._world.now
 
-    def to_try_out(self, slot: int) -> None:
+    def to_try_out(self) -> None:
         """The worker is told of a trial."""
         self._trial_at = self._world.now
 
     def may_resend(self, slot: int) -> None:
         """A connection closes as a request comes on it."""
         self._resent = slot, self._world.memory.total(Area.IN_FLIGHT, slot)
-
-    def failed(self) -> None:
-        """A backend answers with a status that may be thrown away."""
-        self._kinds.add("retry after a status")
 
     def picked(self, backend: BackendState) -> None:
         """Laws `eligible` and `limit`."""
@@ -101,7 +98,6 @@ class RequestLaws:
         before = 0
         if self._resent is not None and self._resent[0] == slot:
             before, self._resent = self._resent[1], None
-            self._kinds.add("sent again")
             world.happened["sent again"] += 1
         elif most is None:
             world.broken(f"worker {worker.number} picks {backend.name}, which is removed")
@@ -109,12 +105,12 @@ class RequestLaws:
             if slot not in worker.trials:
                 world.broken(f"worker {worker.number} picks {backend.name}, which is not eligible: {held}")
             worker.trials.discard(slot)
-            self._kinds.add("trial")
+            self._tried_out = True
             world.happened["trial"] += 1
         elif slot in worker.trials:
-            self._kinds.add("trial")  # or it is only picked, in panic
+            self._tried_out = True  # or it is only picked, in panic
         if most and held is not None:
-            self._look_at_limit(backend, max(before, limit(most, held.share)))
+            self._look_at_limit(backend, max(before, limit(most, self._share(held))))
 
     def _look_at_limit(self, backend: BackendState, allowed: int) -> None:
         world = self._world
@@ -130,7 +126,7 @@ class RequestLaws:
     def look(self) -> None:
         """Every other law."""
         worker, world = self._worker, self._world
-        kinds, self._kinds, self._resent = self._kinds, set(), None
+        self._resent = None
         cells = self._cells.tolist()
         if cells != worker.open:
             world.broken(f"worker {worker.number} counts {cells} in flight, there are {worker.open}")
@@ -143,9 +139,9 @@ class RequestLaws:
         if self._newcomer is not None:
             self._look_at_newcomer(self._newcomer, here, line is None)
             self._newcomer = None
-        if self._served and "trial" not in kinds:
-            self._look_at_trials(here)
-        self._served = False
+        if self._served and not self._tried_out:
+            self._look_at_trials()
+        self._served = self._tried_out = False
         if len(worker.clients) != len(here) + sum(cells):
             world.broken(f"of {len(worker.clients)} requests {len(here)} wait and {sum(cells)} are in flight")
         self._line = here
@@ -196,6 +192,8 @@ class RequestLaws:
             self._look_at_turn(exchange, overtaken)
         elif client.status == CANCELLED:
             self._world.happened["cancelled in line"] += 1
+        elif client.status == 504 and self._world.now >= client.asked_at + ROUTE_TIMEOUT:
+            self._world.happened["route timeout in line"] += 1
         elif client.status != 503:
             self._world.broken(f"somebody who waited is answered {client.status} at once")
         elif not self._anybody():
@@ -231,14 +229,12 @@ class RequestLaws:
             if self._free() if no_line else len(self._line) < pool.queue_max:
                 self._world.broken("somebody is turned away although there is room")
 
-    def _look_at_trials(self, here: "list[Exchange]") -> None:
-        """Requests began in this step, and `here` wait."""
+    def _look_at_trials(self) -> None:
+        """Requests began in this step, and none of them is a trial."""
         if not self._worker.trials or self._world.now <= self._trial_at + TRIAL_PATIENCE:
             return
         for backend, held in self._members():
-            if backend.slot not in self._worker.trials:
-                continue
-            if not held.eligible and self._has_room(backend, held):
+            if backend.slot in self._worker.trials and not held.eligible and self._has_room(backend, held):
                 self._world.broken(f"{backend.name} is not tried out although requests come")
 
     # ---- what the worker may know
@@ -271,7 +267,14 @@ class RequestLaws:
 
     def _has_room(self, backend: ResolvedBackend, held: Standing) -> bool:
         most = backend.max_connections
-        return most is None or self._world.memory.total(Area.IN_FLIGHT, backend.slot) < limit(most, held.share)
+        return most is None or self._world.memory.total(Area.IN_FLIGHT, backend.slot) < limit(most, self._share(held))
+
+    def _share(self, held: Standing) -> float:
+        """What slow start leaves of a limit: it is relative to the largest share of those who are eligible."""
+        if held.share >= 1.0:
+            return 1.0
+        top = max((each.share for _, each in self._members() if each.eligible and each.weight > 0), default=1.0)
+        return min(1.0, held.share / top)
 
     def _members(self) -> Iterator[tuple[ResolvedBackend, Standing]]:
         """The backends of the worker's generation, with what it holds of them."""

@@ -46,8 +46,10 @@ class Truth(Enum):
 
 TRUTHS: tuple[tuple[Truth, ...], ...] = (
     tuple(Truth),
+    tuple(Truth),
     (Truth.GOOD, Truth.GOOD, Truth.SLOW),
     (Truth.GOOD, Truth.FLAKY, Truth.LYING, Truth.DEAD),
+    (Truth.GOOD, Truth.LYING),
 )
 """What the backends of one schedule may become."""
 

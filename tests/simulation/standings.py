@@ -44,7 +44,7 @@ INTERVAL_MAX = 1.0
 # lowered doubles with every window; checks; slow start; a worker's start; each with room.
 RECOVERED_WITHIN = 2 * 1.1 * MAX_EJECTION + 10 * WINDOW_MAX + 5 * INTERVAL_MAX + SLOW_START_MAX + 12.0
 ENDED_WITHIN = 4.0  # after the last request: its timeouts, and two looks at what is left
-CALM_TRAFFIC = 25.0  # requests per second while it recovers: enough for trials and windows
+CALM_TRAFFIC = 40.0  # requests per second while it recovers: enough for trials, windows and limits
 SERVERS_MAX = 12
 
 
@@ -69,7 +69,7 @@ class Simulation:
         self.memory = SharedMemory.create(rows=self.workers_count, backends=0)
         self.racing = self.rng.random() < 0.3
         self.traffic = self.rng.choice((10.0, 30.0, 80.0))  # requests per second
-        self._strikes = self.rng.choice((0.3, 2.0, 4.0))  # faults, wishes and reloads per second
+        self._strikes = self.rng.choice((1.0, 3.0, 5.0))  # faults, wishes and reloads per second
         self._truths = self.rng.choice(TRUTHS)
         if Truth.SLOW in self._truths and self.rng.random() < 0.5:
             self.traffic, self._strikes = 100.0, 0.3  # it takes much traffic, and time, to be found slow
@@ -108,7 +108,7 @@ class Simulation:
         return self
 
     def _begin(self) -> None:
-        servers = [self._new_server() for _ in range(self.rng.randint(1, SERVERS_MAX - 2))]
+        servers = [self._new_server() for _ in range(self.rng.choice((1, 2, 3, 4, 6, 10)))]
         self._change_settings()
         self.supervisor.configure(self._pool, {server: self._limited(server.entry) for server in servers})
         for number in range(self.workers_count):
@@ -163,7 +163,7 @@ class Simulation:
         rng = self.rng
         self.timeline.at(self.now + rng.expovariate(self._strikes), self._next_strike)
         server = rng.choice(list(self.supervisor.servers.values()) or [None])
-        match rng.randrange(12):
+        match rng.randrange(13):
             case 0 | 1 | 2 | 3 | 4 if server is not None:
                 self._become(server, rng.choice(self._truths))
             case 5 if server is not None:
@@ -172,6 +172,9 @@ class Simulation:
                 self._wish(server, rng.choice((0, 1, 1, 3)), server.drained)
             case 7 if server is not None:
                 self._reload(without=server)
+            case 10 if server is not None:
+                for other in self.supervisor.servers.values():
+                    self._wish(other, other.weight, other is not server)
             case 8:
                 self._reload(more=True)
             case 9:
@@ -223,9 +226,9 @@ class Simulation:
         check = HealthCheck(interval=rng.uniform(0.3, INTERVAL_MAX), fast_interval=0.2)
         detection = OutlierDetection(
             mode=rng.choice(("enforce", "enforce", "enforce", "observe")),
-            consecutive_failures=rng.choice((None, 3, 5)),
+            consecutive_failures=rng.choice((None, 3, 4)),
             window=rng.choice((1.0, WINDOW_MAX)),
-            base_ejection=rng.uniform(0.3, 2.0),
+            base_ejection=rng.uniform(0.3, 1.0),
             max_ejection=MAX_EJECTION,
             max_ejected=rng.choice((0.1, 0.5, 1.0)),
         )

@@ -16,6 +16,7 @@ from balancer.daemon.states import States
 from balancer.resilience.known_backend import Happening
 from balancer.resilience.pool_standings import PoolStandings
 from balancer.telemetry.aggregate import Aggregate
+from tests.simulation.request_laws import ROUTE_TIMEOUT
 from tests.simulation.servers import Server, resolved
 from tests.simulation.worker import SimulatedWorker
 
@@ -26,7 +27,6 @@ DELAY = 0.02  # seconds on a channel, at most; a busy worker's loop is late, too
 TICK = 0.1  # as the daemon's
 REAPED_AFTER = 0.03  # seconds, at most
 RESTARTED_AFTER = 1.0
-EXCHANGE_TIMEOUT = 1.5
 
 
 class _ToldStates(States):
@@ -245,6 +245,6 @@ def _config(pool: model.Pool) -> model.Config:
         workers=2,
         via=None,
         listeners=(model.Listener(name="web", bind=(model.Bind(host="127.0.0.1"),), routes=("all",)),),
-        routes=(model.Route(name="all", action=model.PoolAction(pool="p"), timeout=EXCHANGE_TIMEOUT),),
+        routes=(model.Route(name="all", action=model.PoolAction(pool="p"), timeout=ROUTE_TIMEOUT),),
         pools=(pool,),
     )

@@ -42,7 +42,7 @@ def test_standings_that_are_used_late_are_found(monkeypatch: pytest.MonkeyPatch)
             right(states, *before)  # type: ignore[arg-type]
 
     monkeypatch.setattr(LiveStates, "told", one_behind)
-    found("which is not eligible", "waits although", "turned away", "is not tried out")
+    found("which is not eligible", "may be", "waits although", "turned away", "is not tried out")
 
 
 def test_a_pick_of_a_removed_backend_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

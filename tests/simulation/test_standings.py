@@ -20,13 +20,14 @@ from balancer.resilience.outliers import OutlierDetector
 from tests.simulation.finding import found
 from tests.simulation.standings import run
 
-SCHEDULES, FULL_SCHEDULES = 24, 2_000
-CHUNK = 8  # schedules in one test; a broken law names its own
+SCHEDULES, FULL_SCHEDULES = 20, 2_000
+CHUNK = 10  # schedules in one test; a broken law names its own
 
 # Beside what the supervisor says: where requests end up, and what else there is to meet.
 REQUESTS = {"status 200", "status 500", "status 502", "status 503", "status 504", "cancelled", "sent again"}
 LINES = {"waits", "turn", "turn of a retry", "queue timeout", "cancelled in line", "waited for nobody", "turned away"}
 MEETINGS = {"trial", "worker died", "more than may be, by a race"}
+RARE = {"route timeout in line"}
 
 
 @cache
@@ -57,7 +58,7 @@ def test_everything_that_can_happen_does() -> None:
     happened: Counter[str] = Counter()
     for seed in range(SCHEDULES):
         happened += happened_in(seed)
-    assert set(happened) == {*What, *REQUESTS, *LINES, *MEETINGS}
+    assert set(happened) - RARE == {*What, *REQUESTS, *LINES, *MEETINGS}
     assert happened["turn"] > 20 * SCHEDULES, "many wait"
 
 
@@ -115,7 +116,7 @@ def test_a_return_without_slow_start_is_found(monkeypatch: pytest.MonkeyPatch) -
 def test_a_change_that_is_not_told_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     right = pool_standings.PoolStandings.take_changes
     monkeypatch.setattr(pool_standings.PoolStandings, "take_changes", lambda pool: right(pool)[1:])
-    found("decided is")
+    found("decided is", "not eligible: None")
 
 
 def test_a_worker_that_starts_with_less_than_all_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from balancer.proxy.downstream import Downstream
 from balancer.proxy.upstream import Upstream
-from tests.simulation.servers import FAILED
 
 if TYPE_CHECKING:
     from tests.simulation.worker import SimulatedWorker
@@ -166,8 +165,6 @@ class BackendWire(Wire):
     def answer(self, data: bytes, last: bool) -> None:
         """Say something."""
         self.silent = False
-        if data is FAILED:
-            self.worker.laws.failed()
         if last:
             self._over()
         self.protocol.data_received(data)

@@ -118,7 +118,7 @@ class SimulatedWorker:
                     self.held[standing.slot] = standing
                     (self.trials.add if standing.trial else self.trials.discard)(standing.slot)
                     if standing.trial:
-                        self.laws.to_try_out(standing.slot)
+                        self.laws.to_try_out()
                 server.live.told(changes, down)
                 self.world.laws.delivered(self)
             case Prepare(generation, config, backends, files, columns):
