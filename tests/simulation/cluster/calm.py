@@ -26,8 +26,8 @@ def heal(world: "World") -> None:
         member.disk.heal()
         member.slow_until = 0.0
         if member.paused:
-            member._resume(member.life)
-        member.start()
+            member.resume(member.life)
+        member.restart()
     began = dict(world.clients.done)
     until = world.timeline.now + BOUND
     while world.timeline.now < until:
@@ -52,16 +52,17 @@ def _core(world: "World") -> list[int]:
 def _leave(world: "World", member: "Member") -> None:
     """It does not heal: it is down, or speaks without hearing, or hears without speaking."""
     how = world.rng.choice(("down", "deaf", "mute"))
+    member.left = True
     if how == "down":
         if member.up:
             member.end()
             member.disk.kill()
-        member.state = "left"
         return
     others = [id for id in world.members if id != member.id]
     links = {(id, member.id) for id in others} if how == "deaf" else {(member.id, id) for id in others}
     world.network.cut(frozenset(links))
-    member.start()
+    if member.state == "down":
+        member.start()
 
 
 def _of_one_mind(world: "World", core: list[int]) -> bool:
@@ -74,6 +75,3 @@ def _of_one_mind(world: "World", core: list[int]) -> bool:
         return False
     indexes = [each.core.applied for each in members]
     return max(indexes) - min(indexes) <= 20
-
-
-__all__ = ["heal"]

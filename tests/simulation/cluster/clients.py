@@ -29,6 +29,7 @@ from tests.simulation.cluster.lock_laws import guarded_key
 from tests.simulation.cluster.processes import Doing, Process, sleep
 
 if TYPE_CHECKING:
+    from tests.simulation.cluster.member import Member
     from tests.simulation.cluster.world import World
 
 KEYS = (b"a", b"b", b"c", b"d")
@@ -58,12 +59,14 @@ class Clients:
             Process(world, self._locker)
 
     def _ask(self, kind: str, argument: Any, seconds: float = PATIENCE) -> Doing:
-        """Asks a member, any that anybody knows of."""
+        """Asks a member."""
+        return (yield ask(self._somebody(), kind, argument, seconds))
+
+    def _somebody(self) -> "Member":
+        """Any member that anybody knows of."""
         world = self.world
-        member = world.rng.choice([each for each in world.members.values() if each.state in ("up", "down")])
-        if world.healing and not member.up:
-            member = world.rng.choice([each for each in world.members.values() if each.up])
-        return (yield ask(member, kind, argument, seconds))
+        known = [each for each in world.members.values() if each.state in ("up", "down") and not each.left]
+        return world.rng.choice(known)
 
     # ---- keys
 
@@ -130,7 +133,7 @@ class Clients:
             if not isinstance(answer, LeaseGrantResponse):
                 continue
             laws.renewed(lease, ttl, called)
-            keeper = _Keeper(self, lease, ttl)
+            keeper = _Keeper(self, lease, ttl, careless=rng.random() < 0.15)
             name = rng.choice(LOCKS)
             yield from self._hold(name, lease, keeper)
             keeper.wanted = False
@@ -139,7 +142,7 @@ class Clients:
 
     def _hold(self, name: bytes, lease: int, keeper: "_Keeper") -> Doing:
         world, rng, laws = self.world, self.world.rng, self.world.lock_laws
-        member = rng.choice([each for each in world.members.values() if each.state in ("up", "down")])
+        member = self._somebody()
         answer = yield ask(member, "lock", (name, lease), 5.0)
         if not isinstance(answer, tuple):
             yield ask(member, "give_up", (name, lease), PATIENCE)
@@ -161,14 +164,15 @@ class Clients:
 
 
 class _Keeper:
-    """Keeps a lease alive until that is not wanted any more."""
+    """Keeps a lease alive until that is not wanted any more; a careless one forgets it."""
 
-    def __init__(self, clients: Clients, lease: int, ttl: int) -> None:
+    def __init__(self, clients: Clients, lease: int, ttl: int, *, careless: bool) -> None:
         self.wanted = True
         self.lost = False
         self._clients = clients
         self._lease, self._ttl = lease, ttl
-        Process(clients.world, self._keep)
+        if not careless:
+            Process(clients.world, self._keep)
 
     def _keep(self, process: Process) -> Doing:
         world = self._clients.world

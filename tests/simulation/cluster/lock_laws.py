@@ -6,6 +6,9 @@ that there are, it lasts at least its TTL divided by their rate, from when the l
 
 from dataclasses import dataclass
 
+from balancer.coordination.key_space import KeySpace
+from balancer.coordination.locks import Claim
+from balancer.coordination.watch_index import prefix_end
 from tests.simulation.cluster.dials import MAX_RATE
 from tests.simulation.cluster.history import Truth
 from tests.simulation.cluster.laws import BrokenLawError, Laws
@@ -38,6 +41,13 @@ class LockLaws:
         if called > laws.revoked.get(lease, called):
             raise BrokenLawError(f"lease {lease} was gone at {laws.revoked[lease]}, and renewed after {called}")
         laws.lease_ends[lease] = max(laws.lease_ends.get(lease, 0.0), called + ttl / MAX_RATE)
+
+    def given(self, space: KeySpace, claim: Claim) -> None:
+        """A member gives the lock to who waited for it, in this state."""
+        keys, _ = space.select(claim.prefix, prefix_end(claim.prefix))
+        first = min(keys, key=lambda kv: kv.create_revision, default=None)
+        if first is None or (first.key, first.create_revision) != (claim.key, claim.revision):
+            raise BrokenLawError(f"{claim} is given the lock, which is that of {first}")
 
     def _lasts(self, holder: _Holder) -> bool:
         """Its lease was not given up, and cannot have run out."""

@@ -13,11 +13,12 @@ from balancer.consensus.replica import Replica
 from balancer.consensus.storage import Storage
 from balancer.consensus.storage_errors import CorruptError, StorageFailedError
 from balancer.consensus.wal_record import Identity
-from balancer.coordination.locks import Claim
+from balancer.coordination.key_space import KeySpace
+from balancer.coordination.locks import Claim, Standing
 from balancer.coordination.revision_log import Changes
 from balancer.coordination.snapshot import Reader, View
 from balancer.coordination.state_machine import StateMachine
-from balancer.coordination.waiters import Waiters
+from balancer.coordination.waiters import Verdict, Waiters
 from balancer.raft.core import Core
 from balancer.raft.log_entry import Membership, NodeId, SnapshotMark
 from balancer.raft.node import Node
@@ -47,6 +48,7 @@ class Member:
         self.durable = DurableLog()
         self.commit_seen = 0
         self.voters_seen: tuple[NodeId, ...] = ()
+        self.left = False  # it is not among those that heal
         self.rate = world.rng.uniform(1 / MAX_RATE, MAX_RATE) if world.dials.drift else 1.0
         self.slow_until = 0.0
         self.origin = 0.0
@@ -89,6 +91,12 @@ class Member:
         return self.replica.node._core
 
     @property
+    def machine(self) -> StateMachine:
+        """Its state."""
+        assert self.replica is not None
+        return self.replica.machine
+
+    @property
     def leads(self) -> bool:
         return self.replica is not None and self.replica.leads
 
@@ -98,8 +106,6 @@ class Member:
 
     def start(self) -> None:
         """Begin a life with what the disk has."""
-        if self.up or self.state != "down":
-            return
         world, rng = self.world, self.world.rng
         try:
             if not world.healing and rng.random() < 0.05:
@@ -108,7 +114,13 @@ class Member:
         except PowerLoss:
             self._lose_power()
             world.counts["crashes while starting"] += 1
-            world.timeline.after(0.1, self.start)
+            world.timeline.after(0.1, self.restart)
+            return
+        except StorageFailedError:
+            self.disk.heal()
+            self.disk.kill()
+            world.counts["disk failures while starting"] += 1
+            world.timeline.after(0.1, self.restart)
             return
         except CorruptError:
             if not self.noisy:
@@ -151,6 +163,11 @@ class Member:
         self.replica = Replica(node, machine, self, token=rng.getrandbits(62), grace=grace)
         self.voters_seen = self.core.membership.voters
         world.timeline.after(rng.random() * TICK, self.happen, self.life, "tick", self._tick)
+
+    def restart(self) -> None:
+        """Begin a life by itself, if that is wanted."""
+        if self.state == "down" and not (self.left and self.world.healing):
+            self.start()
 
     def end(self) -> None:
         """The process is gone, and with it everything that was not on the disk."""
@@ -231,9 +248,10 @@ class Member:
     def pause(self, seconds: float) -> None:
         """The process stands still; what comes meanwhile waits."""
         self.paused = True
-        self.world.timeline.after(seconds, self._resume, self.life)
+        self.world.timeline.after(seconds, self.resume, self.life)
 
-    def _resume(self, life: int) -> None:
+    def resume(self, life: int) -> None:
+        """It goes on, unless it ended since."""
         if life != self.life or not self.paused:
             return
         self.paused = False
@@ -403,15 +421,16 @@ class Member:
         return self._load(mark)
 
     def changed(self, changes: Changes, revision: int) -> None:
-        assert self.replica is not None
-        self._decide(self.waiters.applied(self.replica.machine.space, changes))
+        self._decide(self.waiters.applied(self.machine.space, changes), self.machine.space)
 
     def replaced(self, machine: StateMachine) -> None:
-        self._decide(self.waiters.restored(machine.space))
+        self._decide(self.waiters.restored(machine.space), machine.space)
 
-    def _decide(self, verdicts: list[Any]) -> None:
+    def _decide(self, verdicts: list[Verdict], space: KeySpace) -> None:
         for verdict in verdicts:
             done = self.claims.pop(verdict.claim, None)
+            if verdict.standing is Standing.HELD:
+                self.world.lock_laws.given(space, verdict.claim)
             if done is not None:
                 done(verdict.standing)
 

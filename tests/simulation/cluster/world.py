@@ -85,7 +85,7 @@ class World:
 
     def restart_later(self, member: Member) -> None:
         """It comes back, by itself, after a while."""
-        self.timeline.after(0.1 if self.healing else self.rng.choice((0.05, 0.3, 1.0)), member.start)
+        self.timeline.after(0.1 if self.healing else self.rng.choice((0.05, 0.3, 1.0)), member.restart)
 
     def may_lose_disk(self, member: Member) -> bool:
         """Whether the others could decide without this one for ever."""

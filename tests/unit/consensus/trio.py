@@ -140,8 +140,9 @@ class Trio:
     def settle(self) -> None:
         """Everything arrives, until nothing is left to do."""
         for _ in range(10_000):
-            while any([member.work() for member in self.members.values()]):
-                pass
+            working = list(self.members.values())
+            while working:
+                working = [member for member in working if member.work()]
             if not self.in_flight:
                 return
             sender, to, frame = self.in_flight.popleft()
