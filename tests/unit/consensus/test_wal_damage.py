@@ -257,3 +257,17 @@ def test_a_commit_index_above_the_last_entry_means_that_entries_are_missing() ->
     disk.replace(segment_name(0), content[:stop] + record + content[stop + len(record) :])
     with pytest.raises(WalCorruptError, match="commit=9"):
         Wal.open(disk, WHO)
+
+
+def test_what_follows_a_seal_proves_all_before_it() -> None:
+    """The space between a burst and its seal is lost: behind the seal there is more that was durable."""
+    disk = SimulatedDisk()
+    log = Wal.create(disk, WHO, segment_bytes=4 * PAGE)
+    log.append(HardState(1), [Entry(1, 1, data=b"first")])
+    log.seal()
+    log.append(None, [Entry(2, 1, data=b"after the seal")])
+    log.sync()
+    data = disk.read(segment_name(0))
+    disk.replace(segment_name(0), data[: 2 * SECTOR] + bytes(SECTOR) + data[3 * SECTOR :])
+    with pytest.raises(WalCorruptError, match="the seal at"):
+        Wal.open(disk, WHO)
