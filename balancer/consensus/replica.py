@@ -316,7 +316,7 @@ class Replica:
             done(no_leader())
 
     def _expire(self, lease: int) -> None:
-        """The decision is this term's alone: in an entry of another one it is void (coordination.md 17)."""
+        """The decision is this term's alone: in an entry of another one it is void (etcd-io/etcd#15247)."""
         command = Command(0, 0, 0, LeaseRevokeRequest(lease), decided_term=self._lessor_term)
         with suppress(RefusedError):  # the lessor names it again
             self._node.propose(encode(command))

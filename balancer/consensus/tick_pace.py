@@ -2,7 +2,7 @@
 
 A member whose loop is held up for 100 ms answers a heartbeat that much later. On a machine where that is usual, an
 election timeout of 300 ms would be reached by bad luck alone; so the tick is stretched until the usual delay is a tenth
-of the shortest election timeout (openraft's rule for append latency; coordination.md 1.8).
+of the shortest election timeout (openraft's rule for the latency of an append).
 """
 
 from collections import deque

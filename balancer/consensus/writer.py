@@ -1,7 +1,7 @@
 """One thread that makes durable what a member's core decided, while the core goes on.
 
 Group commit: everything that came while the disk was busy is written and synced together. The first failure is the
-last thing that is written: a disk that failed once cannot be trusted to say so again (fsyncgate; coordination.md 2.2).
+last thing that is written: a disk that failed once cannot be trusted to say so again (Rebello et al., USENIX ATC 2020).
 """
 
 import asyncio

@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from random import Random
 from typing import Any, TextIO
@@ -24,6 +24,7 @@ from balancer.admin.changes import ReloadResult
 from balancer.clock import monotonic
 from balancer.config.model import Config, Listener
 from balancer.daemon import privileges, runtime_dir
+from balancer.daemon.account_change import change_user
 from balancer.daemon.bindings import Bindings
 from balancer.daemon.children import RefusedError, WorkerError
 from balancer.daemon.cluster_member import ClusterMember
@@ -33,7 +34,7 @@ from balancer.daemon.health_watch import HealthWatch
 from balancer.daemon.loader import Loader
 from balancer.daemon.messages import LogLevel, Prepare, ReopenLogs, Start
 from balancer.daemon.operator import Operator
-from balancer.daemon.privileges import Account, PrivilegeError
+from balancer.daemon.privileges import PrivilegeError
 from balancer.daemon.process_setup import settle_memory
 from balancer.daemon.reload import Reloader
 from balancer.daemon.resolve import is_name
@@ -355,7 +356,7 @@ def run(config: Config, config_path: str, out: TextIO | None = None) -> int:
             opened.callback(bindings.close)
             admin = Bindings.open(_only_admin(config), patience=patience)
             opened.callback(admin.remove_files)
-            _change_user(config, account, runtime, (bindings, admin))
+            change_user(config, account, runtime, (bindings, admin))
             new = functools.partial(
                 Supervisor,
                 config,
@@ -389,22 +390,3 @@ def _only_admin(config: Config) -> Config:
     """The admin address as a configuration of one listener, so that it is bound like every other."""
     admin = Listener(name="admin", bind=(config.admin.bind,))
     return Config(listeners=(admin,), routes=(), pools=())
-
-
-def _change_user(config: Config, account: Account | None, runtime: RuntimeDir, bound: Sequence[Bindings]) -> None:
-    """Become the configured user, or say why not."""
-    if os.geteuid() != 0:
-        if account is not None and account.uid != os.geteuid():
-            log.warning(events.USER_IGNORED, user=account.name)
-        return
-    if account is None:
-        log.warning(events.RUNS_AS_ROOT)
-        return
-    runtime.give_to(account.uid, account.gid)
-    for bindings in bound:
-        bindings.give_files_to(account.uid, account.gid)
-    privileges.become(account)
-    if not os.access(sys.executable, os.X_OK):
-        raise PrivilegeError(f"user {account.name} may not execute {sys.executable}; install it where that user can go")
-    if not os.access(runtime.path, os.W_OK | os.X_OK):
-        raise PrivilegeError(f"user {account.name} may not write to runtime_dir {runtime.path}; choose another one")

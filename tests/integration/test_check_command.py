@@ -48,7 +48,7 @@ def test_every_example_is_good(folder: Path, example: str) -> None:
 
 
 @pytest.mark.parametrize("member", ["n1", "n2", "n3"])
-def test_every_member_of_the_example_cluster_is_good(member: str) -> None:
+def test_every_member_of_the_example_of_three_is_good(member: str) -> None:
     file = ROOT / "config" / "cluster-3" / f"{member}.yaml"
     run = balancer("check", file)
     assert (run.returncode, run.stdout, run.stderr) == (0, f"{file}: good\n", "")
