@@ -5,6 +5,7 @@ from functools import cache
 from random import Random
 
 from balancer.consensus.storage import Storage
+from balancer.consensus.storage_errors import WalCorruptError
 from balancer.consensus.wal_record import (
     HEADER_SIZE,
     PAGE,
@@ -220,7 +221,7 @@ def _header(rng: Random, data: bytes, given: Sample) -> bytes:
     """A whole header of another content: numbers, sizes and where the records begin."""
     try:
         old = decode_header(_name_of(data), data, len(data))
-    except Exception:  # noqa: BLE001 (damaged before)
+    except WalCorruptError:  # damaged before
         return data
     numbers = {"sequence": old.sequence, "size": old.size, "first_index": old.first_index, "body": old.body}
     numbers["previous_crc"] = old.previous_crc
@@ -237,7 +238,7 @@ def _name_of(data: bytes) -> str:
 def _end_of(data: bytes) -> tuple[int, int] | None:
     try:
         header = decode_header(_name_of(data), data, len(data))
-    except Exception:  # noqa: BLE001 (damaged before)
+    except WalCorruptError:  # damaged before
         return None
     _, stop, crc = decode(data, HEADER_SIZE, header.crc)
     return stop, crc

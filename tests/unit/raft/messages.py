@@ -58,7 +58,7 @@ def beaten(term: int, read_id: int = 0, sender: int = 2) -> HeartbeatReply:
     return HeartbeatReply(sender=sender, to=1, term=term, read_id=read_id)
 
 
-def chunk(term: int, mark: SnapshotMark, data: bytes, offset: int, size: int, sender: int = 2) -> SnapshotChunk:
+def chunk(term: int, mark: SnapshotMark, data: bytes, offset: int, size: int, *, sender: int = 2) -> SnapshotChunk:
     return SnapshotChunk(sender=sender, to=1, term=term, mark=mark, offset=offset, size=size, data=data, crc=crc(data))
 
 
