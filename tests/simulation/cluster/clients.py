@@ -134,14 +134,14 @@ class Clients:
                 continue
             laws.renewed(lease, ttl, called)
             keeper = _Keeper(self, lease, ttl, careless=rng.random() < 0.15)
-            name = rng.choice(LOCKS)
+            name = rng.choice((*LOCKS, LOCKS[0], LOCKS[0]))
             yield from self._hold(name, lease, keeper)
             keeper.wanted = False
             if rng.random() < 0.7:
                 yield from self._ask("submit", LeaseRevokeRequest(lease))
 
     def _hold(self, name: bytes, lease: int, keeper: "_Keeper") -> Doing:
-        world, rng, laws = self.world, self.world.rng, self.world.lock_laws
+        rng, laws = self.world.rng, self.world.lock_laws
         member = self._somebody()
         answer = yield ask(member, "lock", (name, lease), 5.0)
         if not isinstance(answer, tuple):

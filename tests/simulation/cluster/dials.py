@@ -71,5 +71,5 @@ def drawn(rng: Random) -> Dials:
             promote_lag_max=10,
         ),
         writers=rng.choice((3, 4, 5)),
-        lockers=rng.choice((1, 2, 2)),
+        lockers=rng.choice((1, 2, 3)),
     )

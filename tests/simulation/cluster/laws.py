@@ -178,7 +178,9 @@ class Laws:
             lease = command.request.ID
             self.revoked[lease] = now
             if command.decided_term and now < self.lease_ends.get(lease, 0.0):
-                raise BrokenLawError(f"lease {lease} ended at {now:.3f}, not before {self.lease_ends[lease]:.3f} is due")
+                raise BrokenLawError(
+                    f"lease {lease} ended at {now:.3f}, not before {self.lease_ends[lease]:.3f} is due"
+                )
             self._counts["leases that ran out"] += bool(command.decided_term)
 
 

@@ -1,9 +1,7 @@
 """One member over its lives: the real replica over the real storage, with a driver's duties done in virtual time."""
 
 import errno
-import itertools
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -16,7 +14,7 @@ from balancer.consensus.wal_record import Identity
 from balancer.coordination.key_space import KeySpace
 from balancer.coordination.locks import Claim, Standing
 from balancer.coordination.revision_log import Changes
-from balancer.coordination.snapshot import Reader, View
+from balancer.coordination.snapshot import Reader
 from balancer.coordination.state_machine import StateMachine
 from balancer.coordination.waiters import Verdict, Waiters
 from balancer.raft.core import Core
@@ -26,15 +24,13 @@ from balancer.raft.ready import Ready
 from tests.simulation.cluster.dials import MAX_RATE, TICK
 from tests.simulation.cluster.durable import DurableLog
 from tests.simulation.cluster.laws import BrokenLawError
+from tests.simulation.cluster.writer import Writer
 from tests.support.simulated_disk import PowerLoss, SimulatedDisk
 
 if TYPE_CHECKING:
     from tests.simulation.cluster.world import World
 
 CLUSTER = 7
-IDLE_AFTER = 0.5
-
-Save = tuple[SnapshotMark, int, Iterator[bytes]]
 
 
 class Member:
@@ -66,12 +62,7 @@ class Member:
     def _clear(self) -> None:
         """What ends with a life."""
         self.replica: Replica | None = None
-        self.jobs: deque[Ready | Save | None] = deque()  # for the writer; None: it is told that it is idle
-        self.writing: list[Ready] | Save | None = None
-        self.busy = False
-        self.written_at = 0.0
-        self.saving = False
-        self.saved_index = 0
+        self.writer: Writer | None = None
         self.paused = False
         self.postponed: list[tuple[str, Callable[..., None], tuple[Any, ...]]] = []
         self.pump_planned = False
@@ -132,7 +123,8 @@ class Member:
         self.noisy = False
         if opened is None:
             raise BrokenLawError(f"member {self.id} finds its disk empty")
-        self.storage, recovered = opened
+        storage, recovered = opened
+        self.writer = Writer(self, storage, recovered.mark.index)
         if missing := self.durable.after_crash(recovered, self.unfinished):
             raise BrokenLawError(f"member {self.id} lost what was durable: {'; '.join(missing)}")
         state = recovered.hard_state
@@ -146,12 +138,11 @@ class Member:
         self.origin = rng.uniform(0.0, 1e5)
         self.commit_seen = 0
         machine = self._load(recovered.mark) if recovered.mark.index else self._hooked(StateMachine())
-        self.saved_index = recovered.mark.index
         dials = world.dials
         node = Node(
             self.id,
             rng=Random(rng.getrandbits(64)),
-            snapshots=self.storage.snapshots,
+            snapshots=storage.snapshots,
             mark=recovered.mark,
             hard_state=recovered.hard_state,
             entries=recovered.entries,
@@ -171,8 +162,7 @@ class Member:
 
     def end(self) -> None:
         """The process is gone, and with it everything that was not on the disk."""
-        writing = self.writing if isinstance(self.writing, list) else ()
-        self.unfinished = [each for each in (*writing, *self.jobs) if isinstance(each, Ready)]
+        self.unfinished = [] if self.writer is None else self.writer.unfinished
         asked = list(self.asked.values())
         self._clear()
         self.life += 1
@@ -208,16 +198,11 @@ class Member:
 
     def stop(self) -> None:
         """The process is ended in good order."""
-        replica, writing = self.replica, self.writing
-        assert replica is not None
-        replica.close()
+        assert self.replica is not None
+        assert self.writer is not None
+        self.replica.close()
         try:
-            left = [*(writing if isinstance(writing, list) else ()), *self.jobs]
-            readys = [each for each in left if isinstance(each, Ready)]
-            if readys:
-                self.storage.write(readys)
-                self.durable.written(readys)
-            self.storage.close()
+            self.durable.written(self.writer.close())
         except (StorageFailedError, PowerLoss):
             self.crash()
             return
@@ -256,6 +241,8 @@ class Member:
             return
         self.paused = False
         postponed, self.postponed = self.postponed, []
+        if self.world.rng.random() < 0.5:  # clients' connections are looked at before the peers'
+            postponed.sort(key=lambda each: each[0] != "ask")
         for what, call, args in postponed:
             self.happen(life, what, call, *args)
 
@@ -308,8 +295,8 @@ class Member:
 
     def _pump(self, replica: Replica) -> None:
         replica.pump(self.local())
-        if not self.saving and replica.machine.applied_index - self.saved_index >= self.world.dials.snapshot_every:
-            self._begin_save(replica)
+        assert self.writer is not None
+        self.writer.save_if_due(replica)
 
     def _tick(self) -> None:
         assert self.replica is not None
@@ -320,71 +307,12 @@ class Member:
         assert self.replica is not None
         self.replica.receive(sender, frame, self.local())
 
-    # ---- its disk
-
-    def _begin_save(self, replica: Replica) -> None:
-        """As the driver: the view is of now, its slices are made later, while entries are applied."""
-        self.saving = True
-        mark = replica.node.applied_mark()
-        slices = View(replica.machine).slices()
-        self.jobs.append((mark, replica.machine.applied_index, itertools.chain([next(slices)], slices)))
-        self._work()
-
-    def _work(self) -> None:
-        if self.busy or not self.jobs:
-            return
-        world, jobs = self.world, self.jobs
-        self.busy = True
-        if isinstance(jobs[0], Ready):
-            batch: list[Ready] = []
-            while jobs and isinstance(jobs[0], Ready):
-                batch.append(jobs.popleft())  # type: ignore[arg-type]
-            self.writing = batch
-        else:
-            self.writing = jobs.popleft()  # type: ignore[assignment]
-        seconds = world.rng.expovariate(1 / world.dials.disk_mean)
-        if world.timeline.now < self.slow_until:
-            seconds = seconds * 20 + world.rng.random() * 0.2
-        world.timeline.after(seconds, self.happen, self.life, "disk", self._written)
-
-    def _written(self) -> None:
-        job, replica = self.writing, self.replica
-        assert replica is not None
-        if isinstance(job, list):
-            self.storage.write(job)
-            self.durable.written(job)
-            self.writing = None
-            replica.persisted(job[-1].number, self.local())
-        elif job is None:
-            self.storage.idle()
-        else:
-            self._save(replica, *job)
-        self.writing = None
-        self.busy = False
-        now = self.world.timeline.now
-        if self.jobs:
-            self._work()
-        elif job is not None:
-            self.written_at = now
-            self.world.timeline.after(IDLE_AFTER, self._idle, self.life, now)
-
-    def _save(self, replica: Replica, mark: SnapshotMark, index: int, pieces: Iterator[bytes]) -> None:
-        if self.storage.save(mark, pieces):
-            if mark.index != index:
-                raise BrokenLawError(f"member {self.id}: the state after {index} is saved as that after {mark.index}")
-            self.world.counts["snapshots saved"] += 1
-        self.saving = False
-        self.saved_index = max(self.saved_index, mark.index)
-        replica.node.compact(mark)
-
-    def _idle(self, life: int, written_at: float) -> None:
-        if life == self.life and not self.busy and self.written_at == written_at:
-            self.jobs.append(None)
-            self._work()
+    # ---- its state
 
     def _load(self, mark: SnapshotMark) -> StateMachine:
+        assert self.writer is not None
         reader = Reader()
-        for piece in self.storage.snapshots.pieces(mark):
+        for piece in self.writer.storage.snapshots.pieces(mark):
             reader.feed(piece)
         machine = reader.finish()
         self.world.laws.installed(self, machine, mark)
@@ -412,12 +340,13 @@ class Member:
         if ready.entries:
             last = ready.entries[-1].index
         self.given = (term, vote, last)
-        self.jobs.append(ready)
-        self._work()
+        assert self.writer is not None
+        self.writer.put(ready)
 
     def install(self, mark: SnapshotMark) -> StateMachine:
         self.world.counts["snapshot installs"] += 1
-        self.saved_index = mark.index
+        assert self.writer is not None
+        self.writer.saved_index = mark.index
         return self._load(mark)
 
     def changed(self, changes: Changes, revision: int) -> None:

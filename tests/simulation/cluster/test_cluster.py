@@ -1,6 +1,6 @@
 """Whatever happens to a cluster, its promises hold, and it serves again once a majority is well.
 
-    python -m tests.simulation.cluster --seed N     # one history again, every step in words
+python -m tests.simulation.cluster --seed N     # one history again, every step in words
 """
 
 import os

@@ -1,6 +1,6 @@
 """One history of one cluster: everything is drawn from the seed, and everything that happens is a step of it.
 
-    python -m tests.simulation.cluster --seed N
+python -m tests.simulation.cluster --seed N
 """
 
 import itertools
