@@ -23,6 +23,8 @@ from balancer.raft.log_entry import SnapshotMark
 
 _NAME = re.compile(r"snap-[0-9a-f]{16}-[0-9a-f]{16}(\.tmp|\.part)?")
 
+_SYNC_EVERY = 4 * 1024 * 1024  # bytes; the log's own syncs do not have to wait for more
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -77,10 +79,14 @@ class SnapshotFiles:
         name = snapshot_name(mark)
         temporary = f"{name}.tmp"
         with contextlib.closing(self._create(temporary)) as file:
-            offset = 0
+            offset = unsynced = 0
             for part in encode_snapshot_file(self._cluster_id, mark, pieces):
                 file.write(part, offset)
                 offset += len(part)
+                unsynced += len(part)
+                if unsynced >= _SYNC_EVERY:
+                    file.sync()
+                    unsynced = 0
             file.sync()
         self._disk.rename(temporary, name)
         self._disk.sync_directory()
