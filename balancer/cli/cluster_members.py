@@ -55,7 +55,7 @@ async def show(client: Coordination, as_json: bool) -> int:
 @click.option("--voter", is_flag=True, help="With a vote at once, before it has the log: safer without.")
 @with_client
 async def add(client: Coordination, peer_urls: tuple[str, ...], voter: bool) -> int:
-    """Let a new member in, whose peers' address is PEER-URL; start it afterwards.
+    """Let a new member in, whose peers' address is PEER-URL. Start it first, with `join: true`; an etcd afterwards.
 
     It begins as a learner, which gets the log and has no vote; `promote` gives it one.
     """

@@ -12,7 +12,7 @@ from typing import Protocol
 import structlog
 
 from balancer.clock import monotonic
-from balancer.consensus.peer_frames import Frame
+from balancer.consensus.peer_frames import Change, ChangeReply, Frame
 from balancer.consensus.replica import Outlet, Replica
 from balancer.consensus.tick_pace import TickPace
 from balancer.consensus.writer import Storage, Writer
@@ -82,6 +82,7 @@ class Driver(Outlet):
         self.failed: asyncio.Future[None] = self._loop.create_future()
         self.on_membership: Callable[[Membership], None] = lambda _: None
         self.on_leader: Callable[[NodeId], None] = lambda _: None
+        self.on_change: Callable[[NodeId, Change | ChangeReply], None] = lambda _sender, _frame: None
 
     @property
     def replica(self) -> Replica:
@@ -118,9 +119,13 @@ class Driver(Outlet):
 
     def received(self, sender: NodeId, frame: Frame) -> None:
         """A frame came from another member."""
-        if not self._closed:
-            self.replica.receive(sender, frame, monotonic())
-            self.poke()
+        if self._closed:
+            return
+        if isinstance(frame, Change | ChangeReply):
+            self.on_change(sender, frame)
+            return
+        self.replica.receive(sender, frame, monotonic())
+        self.poke()
 
     def lost_link(self, to: NodeId, rng: Random) -> None:
         """Frames to this member leave no longer. Where it leads, it is probably dead: see whether others think so, too.

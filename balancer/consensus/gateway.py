@@ -30,8 +30,8 @@ _STREAMS: Final = frozenset(["/v3/watch", "/v3/lease/keepalive"])  # whose reque
 _UNSERVED: Final = frozenset(
     f"/v3/{folder}/{name}"
     for folder, names in {
-        "cluster/member": ("add", "remove", "update", "promote"),
-        "maintenance": ("alarm", "defragment", "hash", "snapshot", "transfer-leadership", "downgrade"),
+        "cluster/member": ("update",),
+        "maintenance": ("alarm", "defragment", "hash", "snapshot", "downgrade"),
         "auth": ("enable", "disable", "status", "authenticate"),
         "auth/user": ("add", "get", "list", "delete", "changepw", "grant", "revoke"),
         "auth/role": ("add", "get", "list", "delete", "grant", "revoke"),
@@ -222,6 +222,16 @@ def _member_routes(service: Service) -> Mapping[str, Route]:
     return {
         "/v3/maintenance/status": _unary(EmptyRequest, status, responses.StatusResponse),
         "/v3/cluster/member/list": _unary(MemberListRequest, member_list, responses.MemberListResponse),
+        "/v3/cluster/member/add": _unary(requests.MemberAddRequest, service.member_add, responses.MemberAddResponse),
+        "/v3/cluster/member/remove": _unary(
+            requests.MemberChangeRequest, service.member_remove, responses.MembersResponse
+        ),
+        "/v3/cluster/member/promote": _unary(
+            requests.MemberChangeRequest, service.member_promote, responses.MembersResponse
+        ),
+        "/v3/maintenance/transfer-leadership": _unary(
+            requests.MoveLeaderRequest, service.move_leader, responses.MoveLeaderResponse
+        ),
     }
 
 

@@ -20,7 +20,8 @@ from balancer.consensus.driver import Driver
 from balancer.consensus.first_start import FirstStart, StartRefusedError, load_origin, new_origin, save_origin
 from balancer.consensus.gateway import Gateway
 from balancer.consensus.member_service import MemberService
-from balancer.consensus.peer_frames import Listed, Member
+from balancer.consensus.membership_changes import MembershipChanges
+from balancer.consensus.peer_frames import Ask, Listed, Member
 from balancer.consensus.peer_hello import PeerIdentity
 from balancer.consensus.peers import Peers, Security
 from balancer.consensus.replica import Replica
@@ -207,6 +208,9 @@ class RunningMember:
         )
         replica = Replica(node, machine, driver, token=self._rng.randrange(1, 1 << 62), grace=settings.election * 2)
         service.drive(driver)
+        changes = MembershipChanges(driver, origin.cluster_id, Ask(origin.name, origin.uuid), peers.ask)
+        service.change_members_by(changes)
+        driver.on_change = changes.received
         driver.on_membership = lambda membership: self._use(origin, membership)
         peers.on_frame = driver.received
         peers.on_link = lambda node_id, up: None if up else driver.lost_link(node_id, self._rng)
@@ -222,6 +226,7 @@ class RunningMember:
             await self._hand_over(driver)
             return 0
         finally:
+            changes.close()
             await server.close(grace=0)
             driver.close()
             storage.close()

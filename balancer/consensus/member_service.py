@@ -10,9 +10,10 @@ from balancer.clock import monotonic
 from balancer.consensus.bootstrap import decode_members
 from balancer.consensus.driver import Driver
 from balancer.consensus.gateway import API_VERSION
-from balancer.consensus.peer_frames import Member
+from balancer.consensus.membership_changes import MembershipChanges
+from balancer.consensus.peer_frames import ChangeKind, Member
 from balancer.consensus.service import CoordinationService
-from balancer.coordination import responses
+from balancer.coordination import requests, responses
 from balancer.coordination.command import Request
 from balancer.coordination.errors import Code, CoordinationError
 from balancer.coordination.state_machine import StateMachine
@@ -33,6 +34,7 @@ class MemberService(CoordinationService):
         self._node_id = node_id
         self._client = client
         self._driver: Driver | None = None
+        self._changes: MembershipChanges | None = None
         self._applied = self._refused = self._unknown = 0
         self._loop = asyncio.get_running_loop()
 
@@ -139,6 +141,45 @@ class MemberService(CoordinationService):
         )
         term = self._running.replica.node.status().term
         return responses.MemberListResponse(responses.ResponseHeader(self._cluster_id, self._node_id, 0, term), listed)
+
+    # ---- changes of the membership
+
+    def change_members_by(self, changes: MembershipChanges) -> None:
+        """What carries them out."""
+        self._changes = changes
+
+    async def member_add(self, request: requests.MemberAddRequest) -> responses.MemberAddResponse:
+        """See service_face."""
+        if len(request.peerURLs) != 1:
+            raise CoordinationError(Code.INVALID_ARGUMENT, "a member has one address: give one peerURL")
+        if not request.isLearner:
+            raise CoordinationError(
+                Code.INVALID_ARGUMENT, "add it as a learner (isLearner: true), and promote it when it has the log"
+            )
+        address = request.peerURLs[0].partition("://")[2].rstrip("/") or request.peerURLs[0]
+        members = (await self._changed("add", address=address)).members
+        added = next((member for member in members if member.peerURLs == (f"http://{address}",)), None)
+        return responses.MemberAddResponse(self.header(0), added, members)
+
+    async def member_remove(self, request: requests.MemberChangeRequest) -> responses.MembersResponse:
+        """See service_face."""
+        return await self._changed("remove", member=request.ID)
+
+    async def member_promote(self, request: requests.MemberChangeRequest) -> responses.MembersResponse:
+        """See service_face."""
+        return await self._changed("promote", member=request.ID)
+
+    async def move_leader(self, request: requests.MoveLeaderRequest) -> responses.MoveLeaderResponse:
+        """See service_face."""
+        assert self._changes is not None
+        await self._changes.change("transfer", member=request.targetID)
+        return responses.MoveLeaderResponse(self.header(0))
+
+    async def _changed(self, kind: ChangeKind, *, member: NodeId = 0, address: str = "") -> responses.MembersResponse:
+        assert self._changes is not None
+        await self._changes.change(kind, member=member, address=address)
+        listed = await self.member_list(linearizable=True)
+        return responses.MembersResponse(listed.header, listed.members)
 
 
 def _once(future: "asyncio.Future[object]") -> Callable[[object], None]:

@@ -11,7 +11,7 @@ import hmac
 import struct
 from collections.abc import Callable
 from operator import attrgetter
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 
@@ -69,6 +69,25 @@ class KeepAliveReply(msgspec.Struct, frozen=True, array_like=True, tag="kept_ali
     error: Words = ""
 
 
+ChangeKind = Literal["add", "remove", "promote", "transfer"]
+
+
+class Change(msgspec.Struct, frozen=True, array_like=True, tag="change"):
+    """A follower hands a change of the membership to the leader."""
+
+    request_id: Number
+    kind: ChangeKind
+    member: Number = 0
+    address: Annotated[str, msgspec.Meta(max_length=300)] = ""
+
+
+class ChangeReply(msgspec.Struct, frozen=True, array_like=True, tag="changed"):
+    """It is in use, or why not."""
+
+    request_id: Number
+    error: Words = ""
+
+
 class Listed(msgspec.Struct, frozen=True, array_like=True, order=True):
     """A member as a configuration file lists it."""
 
@@ -108,7 +127,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, tag="answer"):
     join: bool = False
 
 
-Frame = Message | Forward | ForwardReply | KeepAlive | KeepAliveReply
+Frame = Message | Forward | ForwardReply | KeepAlive | KeepAliveReply | Change | ChangeReply
 RAFT_MESSAGES = frozenset(get_args(Message))
 
 T = TypeVar("T")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
-from balancer.consensus.peer_frames import Forward, ForwardReply, Frame, KeepAlive, KeepAliveReply
+from balancer.consensus.peer_frames import Change, ChangeReply, Forward, ForwardReply, Frame, KeepAlive, KeepAliveReply
 from balancer.consensus.proposals import Done, Proposals, no_leader, timed_out
 from balancer.consensus.read_rounds import ReadRounds, Turn
 from balancer.coordination.command import Command, RegisterSessionResponse, Request, encode
@@ -141,6 +141,8 @@ class Replica:
                 waiting = self._kept_alive.pop(frame.request_id, None)
                 if waiting is not None:
                     waiting[0](no_leader() if frame.error else frame.ttl)
+            case Change() | ChangeReply():
+                pass  # the driver's
             case _:
                 if frame.sender == sender:
                     self._node.step(frame)

@@ -17,6 +17,7 @@ import msgspec
 from balancer.coordination import elections, locks, requests, responses
 from balancer.coordination.checks import check_txn
 from balancer.coordination.command import Request
+from balancer.coordination.errors import Code, CoordinationError
 from balancer.coordination.leases import to_propose
 from balancer.coordination.refusals import ELECTION_SESSION_EXPIRED, LEADER_NOT_GIVEN, LOCK_SESSION_EXPIRED
 from balancer.coordination.revision_log import Changes
@@ -261,6 +262,24 @@ class CoordinationService(abc.ABC):
         if not task.cancelled():
             task.exception()  # where it could not be given up, its lease ends it
 
+    # ---- members: nothing to change where there is no cluster
+
+    async def member_add(self, request: requests.MemberAddRequest) -> responses.MemberAddResponse:
+        """Let a member in that waits to be added, as a learner."""
+        raise _unserved()
+
+    async def member_remove(self, request: requests.MemberChangeRequest) -> responses.MembersResponse:
+        """Take a member out, for good."""
+        raise _unserved()
+
+    async def member_promote(self, request: requests.MemberChangeRequest) -> responses.MembersResponse:
+        """Give a learner a vote."""
+        raise _unserved()
+
+    async def move_leader(self, request: requests.MoveLeaderRequest) -> responses.MoveLeaderResponse:
+        """Let another voter lead."""
+        raise _unserved()
+
     # ---- answers
 
     async def _do(self, request: Request, kind: type[R]) -> R:
@@ -271,6 +290,10 @@ class CoordinationService(abc.ABC):
     def _headed(self, response: R) -> R:
         header: responses.ResponseHeader = response.header  # type: ignore[attr-defined]
         return msgspec.structs.replace(response, header=self.header(header.revision))
+
+
+def _unserved() -> CoordinationError:
+    return CoordinationError(Code.UNIMPLEMENTED, "there is no cluster whose members could be changed")
 
 
 class Watches:

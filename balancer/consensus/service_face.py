@@ -16,6 +16,9 @@ from balancer.coordination.requests import (
     LeaseRevokeRequest,
     LeaseTimeToLiveRequest,
     LockRequest,
+    MemberAddRequest,
+    MemberChangeRequest,
+    MoveLeaderRequest,
     ProclaimRequest,
     PutRequest,
     RangeRequest,
@@ -35,7 +38,10 @@ from balancer.coordination.responses import (
     LeaseRevokeResponse,
     LeaseTimeToLiveResponse,
     LockResponse,
+    MemberAddResponse,
     MemberListResponse,
+    MembersResponse,
+    MoveLeaderResponse,
     ProclaimResponse,
     PutResponse,
     RangeResponse,
@@ -133,3 +139,15 @@ class Service(Protocol):
 
     async def member_list(self, *, linearizable: bool) -> MemberListResponse:
         """The members. Its header has no revision."""
+
+    async def member_add(self, request: MemberAddRequest) -> MemberAddResponse:
+        """Let a member in that waits to be added, as a learner."""
+
+    async def member_remove(self, request: MemberChangeRequest) -> MembersResponse:
+        """Take a member out, for good."""
+
+    async def member_promote(self, request: MemberChangeRequest) -> MembersResponse:
+        """Give a learner a vote."""
+
+    async def move_leader(self, request: MoveLeaderRequest) -> MoveLeaderResponse:
+        """Let another voter lead."""

@@ -19,8 +19,8 @@ EXIT_SUSPECT = 78
 
 REJOIN = (
     "The member does not vote with it, since it may have lost what it promised. To rejoin: `balancer cluster members "
-    "remove NAME` and `balancer cluster members add NAME` at a healthy member, move the data directory away, and start "
-    "with `join: true`"
+    "remove NAME` at a healthy member, move the data directory away, start with `join: true`, then `balancer cluster "
+    "members add http://ADDRESS` and `... promote NAME`"
 )
 
 

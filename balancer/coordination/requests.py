@@ -181,3 +181,25 @@ class LeaderRequest(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class ResignRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     leader: LeaderKey | None = None
+
+
+# ---- members (etcd's cluster and maintenance services)
+
+
+class MemberAddRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The new member, already started with `join: true`, by the one address at which others reach it."""
+
+    peerURLs: tuple[str, ...] = ()
+    isLearner: bool = False
+
+
+class MemberChangeRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The member that is to go, or to be promoted."""
+
+    ID: int = 0
+
+
+class MoveLeaderRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The voter that is to lead."""
+
+    targetID: int = 0

@@ -172,6 +172,27 @@ class MemberListResponse(msgspec.Struct, frozen=True, omit_defaults=True):
     members: tuple[Member, ...] = ()
 
 
+class MemberAddResponse(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The new member, and all of them."""
+
+    header: ResponseHeader = ResponseHeader()
+    member: Member | None = None
+    members: tuple[Member, ...] = ()
+
+
+class MembersResponse(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The members after a change."""
+
+    header: ResponseHeader = ResponseHeader()
+    members: tuple[Member, ...] = ()
+
+
+class MoveLeaderResponse(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Another one leads."""
+
+    header: ResponseHeader = ResponseHeader()
+
+
 class StatusResponse(msgspec.Struct, frozen=True, omit_defaults=True):
     """etcd's Maintenance.Status. Sizes in bytes."""
 

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -150,3 +151,35 @@ def test_suspect_data_keeps_the_member_down_and_traffic_up(tmp_path: Path) -> No
         assert members_of(daemon) == []
         told = daemon.events("member.failed")
         assert any("rejoin" in event["error"] for event in told), told
+
+
+def command(client: int, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """`balancer cluster ...` at this member."""
+    line = [sys.executable, "-m", "balancer", "cluster", "--endpoints", f"http://127.0.0.1:{client}", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+
+def test_a_member_is_added_promoted_leads_and_is_removed(three: Three, tmp_path: Path) -> None:
+    """All of it asked of a follower."""
+    assert put(three.clients["n1"], "Zm9v")
+    follower = next(name for name in NAMES if name != three.leader())
+    client = three.clients[follower]
+    (peer, own) = free_ports(2)
+    text = configuration("n4", {**three.peers, "n4": peer}, own, tmp_path / "data")
+    text["coordination"]["embedded"]["join"] = True
+    with Daemon(text, tmp_path) as newcomer:
+        added = command(client, "members", "add", f"http://127.0.0.1:{peer}")
+        assert added.returncode == 0, added.stdout + added.stderr
+        assert wait_until(lambda: value_at(own) == "Zm9v", PATIENCE), newcomer.stderr
+        assert wait_until(lambda: command(client, "members", "promote", "n4").returncode == 0, PATIENCE)
+        assert command(client, "members", "transfer", "n4").returncode == 0
+        status = ask(own, "/v3/maintenance/status", {})
+        assert status is not None
+        assert status["leader"] == status["header"]["member_id"]
+        assert put(own, "YmFy")
+        assert command(own, "members", "transfer", follower).returncode == 0
+        assert command(client, "members", "remove", "n4").returncode == 0
+        assert wait_until(lambda: put(client, "Zm9v"), PATIENCE)
+        listed = ask(client, "/v3/cluster/member/list", {})
+        assert listed is not None
+        assert sorted(member["name"] for member in listed["members"]) == list(NAMES)

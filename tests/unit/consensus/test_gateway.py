@@ -356,7 +356,7 @@ def test_unknown_paths_and_methods_are_told_in_plain_text(data: bytes, status: i
     assert ("allow" in fields) == (status == 405)
 
 
-@pytest.mark.parametrize("path", ["auth/enable", "cluster/member/add", "maintenance/snapshot", "auth/role/grant"])
+@pytest.mark.parametrize("path", ["auth/enable", "cluster/member/update", "maintenance/snapshot", "auth/role/grant"])
 def test_what_etcd_has_and_we_do_not_is_unimplemented(path: str) -> None:
     status, _, body = ask(ScriptedService(), post(f"/v3/{path}", b"{}"))
     assert (status, msgspec.json.decode(body)["code"]) == (501, 12)
