@@ -217,7 +217,7 @@ def _decide_join(own: Own, begun: Mapping[str, Answer]) -> Decision:
 
 
 def _to_be_added(own: Own, first: str = "") -> str:
-    return f"to be added: at a running member, {first}`balancer cluster members add {own.origin.name} {own.address}`"
+    return f"to be added: at a running member, {first}`balancer cluster members add http://{own.address}`"
 
 
 def _refuse_begun(own: Own, teller: str, answer: Answer) -> Refuse:
@@ -227,7 +227,7 @@ def _refuse_begun(own: Own, teller: str, answer: Answer) -> Refuse:
     if known is None:
         return Refuse(
             f"{told}, and {name} is no member of it. To add it, start it with `join: true` and, at a running member, "
-            f"`balancer cluster members add {name} {address}`"
+            f"`balancer cluster members add http://{address}`"
         )
     if known.uuid == own.origin.uuid:
         return Refuse(

@@ -44,7 +44,7 @@ HELLO_MAX = 4096  # of all that a peer may send before it is accepted
 
 REJOIN = (
     "at a running member: `balancer cluster members remove {name}`; then start {name} with an empty data directory and "
-    "`join: true`; then, at a running member: `balancer cluster members add {name} {address}`"
+    "`join: true`; then, at a running member: `balancer cluster members add http://{address}`"
 )
 
 Purpose = Literal["link", "ask"]

@@ -252,7 +252,7 @@ def test_a_wiped_voter_founds_nothing_under_any_subset_of_reachable_members() ->
         decision = decide(own, answers)
         if "running" in (two, three):
             assert isinstance(decision, Refuse)
-            for word in ("`balancer cluster members remove n1`", "add n1 10.0.0.1:7001`", "`join: true`"):
+            for word in ("`balancer cluster members remove n1`", "add http://10.0.0.1:7001`", "`join: true`"):
                 assert word in decision.words
         elif (two, three) == ("wiped", "wiped"):
             assert isinstance(decision, Agree)  # nobody is left who could know better
@@ -277,7 +277,7 @@ def test_a_wiped_voter_founds_nothing_under_any_subset_of_reachable_members() ->
         (
             own_empty(2),
             {"n2": Answer("n2", uuid("n2"), 5, True, founders({"n2": uuid("n2")}))},
-            "`balancer cluster members add n1 10.0.0.1:7001`",
+            "`balancer cluster members add http://10.0.0.1:7001`",
         ),
         (
             own_empty(2),

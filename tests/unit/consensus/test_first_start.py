@@ -407,7 +407,7 @@ def test_a_wiped_voter_stays_out_whoever_it_reaches(tmp_path: Path, reached: str
                 await town.all_begin("n1")
             assert refused.value.exit_code == EXIT_SUSPECT
             assert "balancer cluster members remove n1" in str(refused.value)
-            assert f"balancer cluster members add n1 {town.places['n1']}" in str(refused.value)
+            assert f"balancer cluster members add http://{town.places['n1']}" in str(refused.value)
         saved = load_origin(town.disk("n1"))
         assert saved is not None
         assert saved.cluster_id == 0
