@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from balancer.raft.membership import decode
 from tests.simulation.cluster.laws import BrokenLawError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ def heal(world: "World") -> None:
     world.network.mend_all()
     world.network.calm = True
     for member in world.members.values():
-        if member.id not in core and member.state in ("up", "down") and world.counts["membership changes"] == 0:
+        if member.id not in core and member.state in ("up", "down"):
             _leave(world, member)
     for id in core:
         member = world.members[id]
@@ -41,12 +42,30 @@ def heal(world: "World") -> None:
 
 
 def _core(world: "World") -> list[int]:
-    """Who heals: a majority, or all where the membership changed (some may still count by an earlier one)."""
-    able = [id for id in world.membership.voters if world.members[id].state in ("up", "down")]
-    if world.counts["membership changes"]:
-        return [id for id, each in world.members.items() if each.state in ("up", "down")]
-    needed = len(world.membership.voters) // 2 + 1
-    return sorted(world.rng.sample(able, world.rng.randrange(needed, len(able) + 1)))
+    """Who heals: any part that is a majority by every membership that somebody may count by; else all who can."""
+    able = [id for id, each in world.members.items() if each.state in ("up", "down")]
+    ways = _memberships(world)
+    chosen: list[int] = []
+    for id in world.rng.sample(able, len(able)):
+        if all(len(voters.intersection(chosen)) > len(voters) // 2 for voters in ways):
+            break
+        chosen.append(id)
+    extra = [id for id in able if id not in chosen and world.rng.random() < 0.3]
+    return sorted(chosen + extra)
+
+
+def _memberships(world: "World") -> list[set[int]]:
+    """The voters of the newest one; of the one before, where a disk does not know of the newest; of those to come."""
+    ways = [set(world.membership.voters)]
+    known = [world.members[id] for id in world.membership.voters if world.members[id].state != "lost"]
+    if any(each.durable.commit < world.membership_index for each in known):
+        ways.append(set(world.membership_before.voters))
+    for member in world.members.values():
+        if member.up:
+            log = member.core.log
+            newer = [log.entry(at) for at in log.membership_indexes if at > world.membership_index]
+            ways += [set(decode(entry.data).voters) for entry in newer]
+    return ways
 
 
 def _leave(world: "World", member: "Member") -> None:

@@ -118,6 +118,7 @@ class Clients:
             _take_answer(operation, answer)
             operation.returned = self.world.timeline.now
             self.done["write"] += 1
+            self.world.faults.acknowledged()
         return operation
 
     # ---- locks

@@ -10,10 +10,10 @@ from balancer.raft.ready import Ready
 class DurableLog:
     """Terms of the entries above `base`. `reached`: the highest index that the last batch held on its way."""
 
-    __slots__ = ("base", "base_term", "reached", "term", "terms", "vote")
+    __slots__ = ("base", "base_term", "commit", "reached", "term", "terms", "vote")
 
     def __init__(self) -> None:
-        self.term = self.vote = self.base = self.base_term = self.reached = 0
+        self.term = self.vote = self.commit = self.base = self.base_term = self.reached = 0
         self.terms: list[int] = []
 
     @property
@@ -40,6 +40,9 @@ class DurableLog:
             if ready.hard_state is not None:
                 self.term, self.vote = ready.hard_state.term, ready.hard_state.vote
             self.reached = max(self.reached, self.last)
+        if any(ready.must_sync for ready in readys):
+            states = [ready.hard_state for ready in readys if ready.hard_state is not None]
+            self.commit = max(self.base, self.commit, *(state.commit for state in states))
 
     def _replace(self, mark: SnapshotMark) -> None:
         self.base, self.base_term, self.terms = mark.index, mark.term, []
@@ -68,6 +71,6 @@ class DurableLog:
                 break
         if certain and base + len(found) < self.base:
             missing.append(f"the snapshot of {self.base} was durable, the log ends with {base + len(found)}")
-        self.term, self.vote = state.term, state.vote
+        self.term, self.vote, self.commit = state.term, state.vote, state.commit
         self.base, self.base_term, self.terms = base, recovered.mark.term, found
         return missing

@@ -2,11 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from balancer.consensus.storage import Storage
 from tests.simulation.cluster.dials import TICK
-from tests.simulation.cluster.laws import BrokenLawError
 from tests.simulation.cluster.network import Link
 from tests.simulation.cluster.processes import Doing, Process, sleep
+from tests.simulation.cluster.wiped import check_kept_out
 
 if TYPE_CHECKING:
     from tests.simulation.cluster.member import Member
@@ -28,6 +27,7 @@ class Faults:
             "wipe": self._wipe,
         }
         self._weights = [world.dials.weights[deed] for deed in self._deeds]
+        self._at_acknowledgement: list[str] = []
         Process(world, self._strike)
 
     def _strike(self, process: Process) -> Doing:
@@ -37,11 +37,22 @@ class Faults:
             yield sleep(world.rng.expovariate(1 / world.dials.fault_mean))
             if world.healing:
                 return
-            member = self._victim()
-            if member is not None:
-                deed = world.rng.choices(list(self._deeds), self._weights)[0]
-                world.step(deed, member.id, ())
-                self._deeds[deed](member)
+            deed = world.rng.choices(list(self._deeds), self._weights)[0]
+            if deed in ("crash", "pause", "partition") and world.rng.random() < 0.3:
+                self._at_acknowledgement.append(deed)
+            else:
+                self._do(deed, self._victim())
+
+    def acknowledged(self) -> None:
+        """A client hears that its write is done: the moment at which a leader that ends must not take it along."""
+        if self._at_acknowledgement and not self._world.healing:
+            leaders = [each for each in self._world.members.values() if each.leads]
+            self._do(self._at_acknowledgement.pop(), max(leaders, key=lambda each: each.core.term, default=None))
+
+    def _do(self, deed: str, member: "Member | None") -> None:
+        if member is not None:
+            self._world.step(deed, member.id, ())
+            self._deeds[deed](member)
 
     def _victim(self) -> "Member | None":
         """A member that is up; the leader more often than others."""
@@ -85,14 +96,17 @@ class Faults:
         member.end()
         member.state = "lost"
         member.disk.wipe()
-        if Storage.open(member.disk) is not None:
-            raise BrokenLawError(f"member {member.id} finds something on an empty disk")
+        check_kept_out(world, member)
         world.counts["disks lost"] += 1
 
     def _partition(self, member: "Member") -> None:
         world = self._world
         links, what = self._links(member)
         seconds = world.rng.choice((0.2, 0.8, 1.5, 3.0)) * world.rng.uniform(0.5, 1.0)
+        if world.rng.random() < 0.25:
+            world.network.clog(links, seconds / 2)
+            world.counts["clogs"] += 1
+            return
         world.network.cut(links)
         world.timeline.after(seconds, world.network.mend, links)
         world.counts[f"partitions: {what}"] += 1

@@ -3,7 +3,7 @@
 election safety       one leader per term
 log matching          one (index, term) is one entry, with one entry before it
 leader completeness   who begins to lead has every entry that was committed in an earlier term
-commit                counts only what a majority's disks hold; never goes back
+commit                counts only what a majority's disks hold, up to an entry of the leader's term; never goes back
 state machine safety  every member applies the same entry at an index, with the same answer and the same state after it
 votes                 one per member and term, over all its lives
 durable before sent   no message says what its sender's disk does not hold
@@ -60,11 +60,14 @@ class Laws:
         core = member.core
         if core.commit < member.commit_seen:
             raise BrokenLawError(f"member {core.id}: commit went from {member.commit_seen} back to {core.commit}")
+        leads = core.role is Role.LEADER and self.leaders.get(core.term) == core.id
+        if leads and core.commit > member.commit_seen and core.log.term_at(core.commit) != core.term:
+            raise BrokenLawError(f"leader {core.id} of term {core.term} commits {core.commit} of an earlier term")
         member.commit_seen = core.commit
         if core.commit > len(self._committed_terms):
             self._count_committed(member, core)
         member.voters_seen = core.membership.voters
-        if core.role is Role.LEADER and self.leaders.get(core.term) != core.id:
+        if core.role is Role.LEADER and not leads:
             self._elected(core)
         self._steps += 1
         if not self._steps % SWEEP_EVERY:

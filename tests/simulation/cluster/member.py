@@ -24,13 +24,12 @@ from balancer.raft.ready import Ready
 from tests.simulation.cluster.dials import MAX_RATE, TICK
 from tests.simulation.cluster.durable import DurableLog
 from tests.simulation.cluster.laws import BrokenLawError
+from tests.simulation.cluster.wiped import CLUSTER
 from tests.simulation.cluster.writer import Writer
 from tests.support.simulated_disk import PowerLoss, SimulatedDisk
 
 if TYPE_CHECKING:
     from tests.simulation.cluster.world import World
-
-CLUSTER = 7
 
 
 class Member:

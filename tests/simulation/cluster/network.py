@@ -1,4 +1,4 @@
-"""Frames on their way: lost, late, repeated, out of order, and links that are cut."""
+"""Frames on their way: lost, late, repeated, out of order, and links that are cut or clogged."""
 
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ class Network:
         self._world = world
         self._cuts: list[frozenset[Link]] = []
         self._closed: frozenset[Link] = frozenset()
+        self._clogged: dict[Link, float] = {}  # until when
         self._latest: dict[Link, float] = {}
         self.calm = False  # nothing is lost any more
 
@@ -34,8 +35,9 @@ class Network:
             return
         copies = 2 if dials.repeats and rng.random() < dials.repeats else 1
         now = world.timeline.now
+        clogged = max(self._clogged.get(link, 0.0) - now, 0.0) if self._clogged else 0.0
         for _ in range(copies):
-            delay = dials.delay_least + rng.expovariate(1 / dials.delay_mean)
+            delay = clogged + dials.delay_least + rng.expovariate(1 / dials.delay_mean)
             if dials.in_order:
                 at = self._latest[link] = max(now + delay, self._latest.get(link, 0.0))
                 delay = at - now
@@ -50,6 +52,11 @@ class Network:
         """Until `mend`."""
         self._cuts.append(links)
         self._closed = frozenset().union(*self._cuts)
+
+    def clog(self, links: frozenset[Link], seconds: float) -> None:
+        """What is sent meanwhile arrives afterwards."""
+        until = self._world.timeline.now + seconds
+        self._clogged.update(dict.fromkeys(sorted(links), until))
 
     def mend(self, links: frozenset[Link]) -> None:
         """What another cut holds closed as well stays closed."""

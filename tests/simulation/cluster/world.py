@@ -44,6 +44,7 @@ class World:
         self.lock_laws = LockLaws(self.laws)
         self.network = Network(self)
         self.membership = Membership(tuple(range(1, self.dials.size + 1)))
+        self.membership_before = self.membership
         self.membership_index = 0
         self.members: dict[NodeId, Member] = {}
         for id in self.membership.voters:
@@ -63,7 +64,7 @@ class World:
         for member in list(self.members.values()):
             member.start()
         self.clients = Clients(self)
-        Faults(self)
+        self.faults = Faults(self)
         Operator(self)
         self.timeline.run(self.dials.span)
         heal(self)
@@ -99,7 +100,7 @@ class World:
         if index > self.membership_index:
             self.membership_index = index
             if membership != self.membership:
-                self.membership = membership
+                self.membership_before, self.membership = self.membership, membership
                 self.counts["membership changes"] += 1
 
     # ---- the judgement
