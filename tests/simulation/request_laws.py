@@ -132,12 +132,13 @@ class RequestLaws:
             world.broken(f"worker {worker.number} counts {cells} in flight, there are {worker.open}")
         if not worker.loop.alive or worker.plan is None:
             return
-        line = worker.server.snapshot.pools["p"].line
+        # Also one that the newest generation has switched off: a retry of an older one may join it until the next tick.
+        line = worker.server.live._lines.get("p")
         here = [] if line is None else sorted_by_arrival(line)
         if here or self._line:
             self._look_at_line(here)
         if self._newcomer is not None:
-            self._look_at_newcomer(self._newcomer, here, line is None)
+            self._look_at_newcomer(self._newcomer, here, worker.server.snapshot.pools["p"].line is None)
             self._newcomer = None
         if self._served and not self._tried_out:
             self._look_at_trials()
@@ -219,7 +220,7 @@ class RequestLaws:
     def _look_at_newcomer(self, client: "Client", here: "list[Exchange]", no_line: bool) -> None:
         """Somebody came in this step, and was served, waits, or was sent away."""
         if client.busy:
-            if client.joined_at is None and self._line and self._line[-1] in here:
+            if client.joined_at is None and self._line and self._line[-1] in here and not no_line:
                 self._world.broken("somebody who came later is served first")
             self._served = self._served or client.joined_at is None
         elif client.status == 503 and self._anybody():
