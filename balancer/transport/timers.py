@@ -15,10 +15,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-SLOTS_PER_SECOND: Final = 10
+SLOTS_PER_SECOND: Final = 40
 SLOT: Final = 1 / SLOTS_PER_SECOND
-"""Seconds of one slot: a tenth of the shortest timeout that the wheel is for."""
-SLOTS: Final = 1024
+"""Seconds of one slot: what a client whose backend is silent waits longer than it must, at most."""
+SLOTS: Final = 4096
 """Slots of the wheel: 102.4 s, more than the 75 s of an idle client connection. An entry whose deadline is
 farther is looked at once per turn and put farther on; memory does not depend on how long timeouts are."""
 _AT_ONCE: Final = -math.inf
@@ -147,7 +147,10 @@ class TimerWheel:
         entry.slot_at = math.inf
 
     def _arm(self, loop: Loop) -> None:
-        self._timer = loop.call_at(loop.time() + (0.0 if self._due else SLOT), self._run)
+        """Wake up where the next slot begins: a whole slot from now would be in the middle of one."""
+        now = loop.time()
+        begins = (int(now * SLOTS_PER_SECOND) + 1) / SLOTS_PER_SECOND + _ROUNDING
+        self._timer = loop.call_at(now if self._due else begins, self._run)
 
     def _run(self) -> None:
         if self._loop is None:
