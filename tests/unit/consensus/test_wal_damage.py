@@ -259,6 +259,30 @@ def test_a_commit_index_above_the_last_entry_means_that_entries_are_missing() ->
         Wal.open(disk, WHO)
 
 
+def test_an_end_that_is_gone_is_damage_once_the_next_segment_is_used() -> None:
+    """Before, it may not have been written yet."""
+    disk = SimulatedDisk()
+    log = Wal.create(disk, WHO, segment_bytes=PAGE)
+    log.append(HardState(1), [Entry(index, 1, data=b"x" * 900) for index in range(1, 5)])
+    log.append(None, [Entry(5, 1, data=b"x" * 900)])
+    log.sync()
+    assert log.segment_count == 2
+    unused = disk.copy()
+    first = disk.read(segment_name(0))
+    header = decode_header(segment_name(0), first, len(first))
+    end = decode(first, HEADER_SIZE, header.crc)[0][-1]
+    assert end[0] == Type.END
+    for one in (disk, unused):
+        one.replace(segment_name(0), first[: end[5]].ljust(PAGE, b"\0"))
+    with pytest.raises(WalCorruptError, match="an end"):
+        Wal.open(disk, WHO, segment_bytes=PAGE)
+    second = unused.read(segment_name(1))
+    body = decode_header(segment_name(1), second, PAGE).body
+    unused.replace(segment_name(1), second[:body].ljust(PAGE, b"\0"))
+    assert len(Wal.open(unused, WHO, segment_bytes=PAGE)[1].entries) == 4
+    assert len(Wal.open(unused, WHO, segment_bytes=PAGE)[1].entries) == 4, "the end is there again"
+
+
 def test_what_follows_a_seal_proves_all_before_it() -> None:
     """The space between a burst and its seal is lost: behind the seal there is more that was durable."""
     disk = SimulatedDisk()
