@@ -2,7 +2,7 @@
 
 Answers carry the revision at which they hold, and what every revision changed is known from the first member that
 applied it. So each answer is held against the state at its revision, and the order of revisions against that of time
-(coordination.md 6.3). No knowledge of revisions is used by the second check, in linearizable.py.
+(as etcd's robustness tests do). No knowledge of revisions is used by the second check, in linearizable.py.
 """
 
 from bisect import bisect_right

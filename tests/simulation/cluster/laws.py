@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from balancer.consensus.peer_frames import Frame
+from balancer.consensus.peer_frames import Forward, ForwardReply, Frame, KeepAlive, KeepAliveReply
 from balancer.coordination.errors import CoordinationError
 from balancer.coordination.requests import LeaseRevokeRequest
 from balancer.coordination.revision_log import Changes
@@ -110,25 +110,29 @@ class Laws:
 
     def sends(self, member: "Member", frame: Frame) -> None:
         """The sender's disk holds what the message says."""
-        kind, disk = type(frame), member.durable
-        term = getattr(frame, "term", 0)
-        if kind is VoteReply:
-            if frame.granted and not frame.pre:
-                self._vote(member, term, frame.to)
-            elif frame.granted:
-                return  # a term that nobody entered yet
-        elif kind is VoteRequest:
-            if frame.pre:
-                term -= 1
-            else:
-                self._vote(member, term, member.id)
-        elif kind is AppendReply and not frame.rejected:
-            if frame.index > max(disk.last, disk.reached):
-                raise BrokenLawError(f"member {member.id} acknowledges {frame.index}, its disk ends with {disk.last}")
-        elif kind is SnapshotReply and frame.done and frame.index > max(disk.base, disk.last, disk.reached):
-            raise BrokenLawError(f"member {member.id} has a snapshot of {frame.index}, its disk {disk.base}")
-        if term > disk.term:
-            raise BrokenLawError(f"member {member.id} sends {kind.__name__} in term {term}, its disk has {disk.term}")
+        disk = member.durable
+        match frame:
+            case Forward() | ForwardReply() | KeepAlive() | KeepAliveReply():
+                return
+            case VoteRequest(term=term, pre=True):
+                entered = term - 1
+            case VoteReply(granted=True, pre=True):
+                return  # of a term that nobody entered yet
+            case VoteReply(term=entered, granted=True, to=candidate):
+                self._vote(member, entered, candidate)
+            case VoteRequest(term=entered):
+                self._vote(member, entered, member.id)
+            case AppendReply(term=entered, index=index, rejected=False):
+                if index > max(disk.last, disk.reached):
+                    raise BrokenLawError(f"member {member.id} acknowledges {index}, its disk ends with {disk.last}")
+            case SnapshotReply(term=entered, index=index, done=True):
+                if index > max(disk.last, disk.reached):
+                    raise BrokenLawError(f"member {member.id} has the snapshot of {index}, its disk {disk.base}")
+            case _:
+                entered = getattr(frame, "term", 0)
+        if entered > disk.term:
+            name = type(frame).__name__
+            raise BrokenLawError(f"member {member.id} sends {name} in term {entered}, its disk has {disk.term}")
 
     def _vote(self, member: "Member", term: int, candidate: NodeId) -> None:
         disk = member.durable

@@ -26,7 +26,7 @@ from tests.simulation.cluster.durable import DurableLog
 from tests.simulation.cluster.laws import BrokenLawError
 from tests.simulation.cluster.wiped import CLUSTER
 from tests.simulation.cluster.writer import Writer
-from tests.support.simulated_disk import PowerLoss, SimulatedDisk
+from tests.support.simulated_disk import Operation, PowerLoss, SimulatedDisk
 
 if TYPE_CHECKING:
     from tests.simulation.cluster.world import World
@@ -226,8 +226,8 @@ class Member:
     def plan_failure(self, rng: Random) -> None:
         """Some operation of the disk will fail."""
         code = rng.choice((errno.EIO, errno.ENOSPC))
-        operation = rng.choice(("write", "sync", "any"))
-        self.disk.fail(operation, after=rng.randrange(6), code=code, times=rng.choice((1, 1_000_000)))
+        operations: tuple[Operation, ...] = ("write", "sync", "any")
+        self.disk.fail(rng.choice(operations), after=rng.randrange(6), code=code, times=rng.choice((1, 1_000_000)))
 
     def pause(self, seconds: float) -> None:
         """The process stands still; what comes meanwhile waits."""

@@ -131,12 +131,16 @@ class World:
         return self._trace.hexdigest()
 
 
+class HistoryFailedError(Exception):
+    """A law was broken, or a part of a member raised what it must not. The text says how to play it again."""
+
+
 def play(seed: int, tell: Tell | None = None) -> World:
-    """One history. Whatever is raised says how to replay it."""
+    """One history. Raises HistoryFailedError."""
     world = World(seed, tell)
     try:
         world.run()
     except Exception as error:
-        error.add_note(f"replay: python -m tests.simulation.cluster --seed {seed}")
-        raise
+        replay = f"replay: python -m tests.simulation.cluster --seed {seed}"
+        raise HistoryFailedError(f"{type(error).__name__}: {error}; {replay}") from error
     return world
