@@ -22,11 +22,12 @@ class Health(StrEnum):
 class HealthTracker:
     """One backend's active checks. `in_a_row` counts the latest results that were alike: evidence for the log."""
 
-    __slots__ = ("_check", "_passed", "in_a_row", "state")
+    __slots__ = ("_check", "_in_step", "_passed", "in_a_row", "state")
 
     def __init__(self, check: HealthCheck) -> None:
         self._check = check
         self._passed = False
+        self._in_step = True  # with all that were checked for the first time at the same moment
         self.in_a_row = 0
         self.state = Health.CHECKING
 
@@ -49,9 +50,16 @@ class HealthTracker:
         return said
 
     def next_delay(self, rng: "Random") -> float:
-        """Seconds until the next check: the interval +-10 %, the fast one while a change may be under way."""
+        """Seconds until the next check: the interval +-10 %, the fast one while a change may be under way.
+
+        After the first one any part of the interval: then a pool's checks are spread over it, and the first of many
+        backends that return together is seen soon.
+        """
         steady = self.state is (Health.HEALTHY if self._passed else Health.UNHEALTHY)
         interval = self._check.interval
+        if steady and self._in_step:
+            self._in_step = False
+            return interval * max(JITTER, rng.random())
         if not steady:
             interval = min(interval, self._check.fast_interval)  # an interval below the fast one is not slowed down
         return interval * (1.0 + JITTER * (2.0 * rng.random() - 1.0))

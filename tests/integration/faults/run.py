@@ -16,7 +16,7 @@ from tests.support.faulty_origin import FaultyOrigin, journal_of, running_faulty
 BACKENDS = 4
 FULL = Size(gets=20_000, posts=5_000, seconds=25.0)
 DEFAULT = Size(gets=2_000, posts=500, seconds=4.0)
-ROUND = Size(gets=4_800, posts=1_200, seconds=6.0)  # of a comparison: five rounds are as much as FULL, and interleaved
+ROUND = Size(gets=4_000, posts=1_000, seconds=5.0)  # of a comparison: five rounds are as much as FULL, and interleaved
 _WARM_UP_ANSWERS, _WARM_UP_SECONDS = 24, 20.0
 
 

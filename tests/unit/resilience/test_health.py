@@ -61,8 +61,18 @@ def test_results_in_a_row_are_told_for_the_log() -> None:
 
 
 def delays(made: HealthTracker) -> list[float]:
+    """Those after the first steady one, which is as long as chance has it."""
     rng = Random(1)
+    made.next_delay(rng)
     return [made.next_delay(rng) for _ in range(2000)]
+
+
+def test_after_the_first_result_checks_that_began_together_are_spread_over_the_interval() -> None:
+    rng = Random(3)
+    first = [tracker(True).next_delay(rng) for _ in range(2000)]
+    assert 1.0 <= min(first) < 1.1
+    assert 9.9 < max(first) <= 10.0
+    assert 4.7 < sum(first) / len(first) < 5.5
 
 
 def assert_around(values: list[float], middle: float) -> None:
@@ -95,6 +105,7 @@ def test_delays_are_the_same_under_the_same_seed() -> None:
 
 def test_new_settings_keep_the_state_and_apply_from_the_next_result_on() -> None:
     healthy = tracker(True, False)
+    assert healthy.next_delay(Random(1)) < 1.2, "in transition"
     healthy.reconfigure(HealthCheck(interval=60.0, fast_interval=20.0, unhealthy_after=2))
     assert healthy.state is Health.HEALTHY
     assert_around(delays(healthy), 20.0)
