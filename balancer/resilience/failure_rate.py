@@ -10,6 +10,10 @@ It is an outlier when
    one-sided. It holds for any sizes, and takes the uncertainty of K/N into account, as a test against a fixed rate
    does not.
 
+Looks are made once per step of the window; and at every fifth failure of a backend, at its last 20 to 40 requests,
+with the hundredth part of that probability: one that begins to fail half of its requests is out after some twenty of
+them, however well it did before.
+
 Error rate: in a pool whose backends are all alike, at most one look in a million ejects anybody, however many
 backends it has. With a look per second (the default window) that is below one in eleven days in which the pool fails
 without end; truly less, since windows overlap and 1 and 2 must hold too. It supposes that failures are
@@ -27,6 +31,9 @@ MIN_REQUESTS = 20
 MIN_GAP = 0.10
 MIN_RATIO = 2.0
 CHANCE = 1e-6
+CHANCE_AT_ONCE = 1e-8  # of a look between two windows' steps, of which there may be a hundred times as many
+FAILURES_PER_LOOK = 5
+RECENT_MAX = 40  # requests; of more, the older half fades
 MAX_BUCKETS = 10
 
 
@@ -66,11 +73,12 @@ class _Tally:
 class FailureRates:
     """Requests and failures of a pool's backends over a window that moves in buckets. O(1) per report."""
 
-    __slots__ = ("_buckets", "_requests", "_sums", "_total_failures", "_total_requests", "_window")
+    __slots__ = ("_buckets", "_recent", "_requests", "_sums", "_total_failures", "_total_requests", "_window")
 
     def __init__(self, window: float) -> None:
         self._window = window
         self._sums: dict[int, _Tally] = {}
+        self._recent: dict[int, _Tally] = {}
         self._buckets: deque[dict[int, _Tally]] = deque({} for _ in range(buckets_of(window)))
         self._total_requests = 0
         self._total_failures = 0
@@ -85,6 +93,14 @@ class FailureRates:
             tally.failures += failures
         self._total_requests += requests
         self._total_failures += failures
+        recent = self._recent.get(slot)
+        if recent is None:
+            recent = self._recent[slot] = _Tally()
+        recent.requests += requests
+        recent.failures += failures
+        if recent.requests > RECENT_MAX:
+            kept = RECENT_MAX / 2 / recent.requests
+            recent.requests, recent.failures = RECENT_MAX // 2, int(recent.failures * kept)
 
     def move_on(self) -> None:
         """Begin a new bucket and forget the oldest. O(backends with traffic in it)."""
@@ -96,10 +112,12 @@ class FailureRates:
             self._total_failures -= old.failures
             if not tally.requests:
                 del self._sums[slot]
+                self._recent.pop(slot, None)
         self._buckets.append({})
 
     def forget(self, slot: int) -> None:
         """Drop what is known of a backend: it left, or was ejected and starts afresh."""
+        self._recent.pop(slot, None)
         tally = self._sums.pop(slot, None)
         if tally is None:
             return
@@ -117,19 +135,28 @@ class FailureRates:
         ]
         return [slot for _, slot in sorted(rates, reverse=True)]
 
+    def evidence_at_once(self, slot: int) -> str | None:
+        """Why its latest requests make it an outlier, right after a failure; None when they do not. O(1)."""
+        recent = self._recent[slot]
+        if self._sums[slot].failures % FAILURES_PER_LOOK or recent.requests < MIN_REQUESTS:
+            return None
+        return self._judge(slot, recent, CHANCE_AT_ONCE, "of the last {requests} requests failed ({rate:.0%})")
+
     def evidence(self, slot: int) -> str | None:
         """Why this backend is an outlier, in words and figures; None when it is none."""
         tally = self._sums[slot]
-        requests, failures = tally.requests, tally.failures
-        other_requests, other_failures = self._total_requests - requests, self._total_failures - failures
+        return self._judge(slot, tally, CHANCE, f"of {{requests}} requests failed ({{rate:.0%}}) in {self._window:g} s")
+
+    def _judge(self, slot: int, own: _Tally, chance: float, words: str) -> str | None:
+        requests, failures, whole = own.requests, own.failures, self._sums[slot]
+        other_requests = self._total_requests - whole.requests
+        other_failures = self._total_failures - whole.failures
         if requests < MIN_REQUESTS or other_requests < MIN_REQUESTS:
             return None
         rate, other_rate = failures / requests, other_failures / other_requests
         if rate < other_rate + MIN_GAP or rate < MIN_RATIO * other_rate:
             return None
-        if chance_of(failures, requests, other_failures, other_requests) > CHANCE / len(self._sums):
+        if chance_of(failures, requests, other_failures, other_requests) > chance / len(self._sums):
             return None
-        return (
-            f"{failures} of {requests} requests failed ({rate:.0%}) in {self._window:g} s, "
-            f"at the pool's others {other_failures} of {other_requests} ({other_rate:.0%})"
-        )
+        told = words.format(requests=requests, rate=rate)
+        return f"{failures} {told}, at the pool's others {other_failures} of {other_requests} ({other_rate:.0%})"

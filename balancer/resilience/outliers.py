@@ -73,9 +73,10 @@ class OutlierDetector:
         self._streaks[slot] = streak
         self._rates.add(slot, 1 + max(0, succeeded), 1)
         limit = self._settings.consecutive_failures
-        if limit is None or streak < limit:
-            return []
-        return self._propose(slot, "consecutive_failures", f"{streak} failures in a row, last {reason}", now)
+        if limit is not None and streak >= limit:
+            return self._propose(slot, "consecutive_failures", f"{streak} failures in a row, last {reason}", now)
+        evidence = self._rates.evidence_at_once(slot) if self._settings.failure_rate else None
+        return [] if evidence is None else self._propose(slot, "failure_rate", evidence, now)
 
     def succeeded(self, slot: int, count: int, first_byte_sum: float, now: float) -> list[Decision]:
         """`count` attempts went well; their times to the first byte, in seconds, sum up to `first_byte_sum`."""

@@ -328,7 +328,7 @@ def test_a_new_window_starts_empty() -> None:
     assert seconds(made, 1, [0.25, 0.0, 0.0]) == []
     made.reconfigure(OutlierDetection(consecutive_failures=None, window=60.0))
     assert until(made, 8.0, 1.0) == []
-    decisions = [each for start in range(8, 20) for each in seconds(made, 1, [0.5, 0.0, 0.0], start)]
+    decisions = [each for start in range(8, 40) for each in seconds(made, 1, [0.25, 0.0, 0.0], start)]
     assert brief(decisions)[0] == (0, Verdict.EJECTED, "failure_rate")
     assert "in 60 s" in decisions[0].evidence
 
@@ -374,3 +374,19 @@ def test_the_same_seed_gives_the_same_decisions() -> None:
         return seconds(detector(4), 60, [0.5, 0.2, 0.0, 0.0])
 
     assert run() == run() != []
+
+
+def test_one_that_begins_to_fail_half_of_its_requests_is_ejected_after_some_twenty_however_well_it_did() -> None:
+    made = detector(4, OutlierDetection(consecutive_failures=None, latency=False))
+    for second in range(3):
+        made.tick(float(second))
+        for slot in range(4):
+            made.succeeded(slot, 250, 1.5, float(second))
+    decisions: list[Decision] = []
+    failed = 0
+    while not decisions and failed < 100:
+        failed += 1
+        decisions = made.failed(0, "status_5xx", 1, 2.1)
+    assert [(decision.slot, decision.cause) for decision in decisions] == [(0, "failure_rate")]
+    assert failed <= 15
+    assert "of the last" in decisions[0].evidence
