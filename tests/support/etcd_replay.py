@@ -12,7 +12,6 @@ from tests.support.etcd_steps import Await, Call, Leave, Observe, Observed, Page
 from tests.support.etcd_streams import controls, observed, watched
 
 PATIENCE = 20.0  # seconds for what must come
-SYNC_SECONDS = 0.4  # etcd sees to watches of the past ten times a second
 
 NOTHING = b64encode(b"\0").decode()
 EVERYTHING = {"key": NOTHING, "range_end": NOTHING}
@@ -29,7 +28,6 @@ class Replay:
     _observers: dict[str, EtcdStream] = field(default_factory=dict)
     _calls: dict[str, tuple[asyncio.Task[Answer], bytes]] = field(default_factory=dict)  # and the prefix of its queue
     _keys: list[str] = field(default_factory=list)  # where the ranges of watches begin
-    _unsettled: bool = False  # a watch of the past may not have caught up
 
     async def run(self, steps: Iterable[Step]) -> list[tuple[Step, Outcome]]:
         """Empty the store, then go through the steps. Streams stay open: see `streams`, then `close`."""
@@ -60,9 +58,6 @@ class Replay:
     async def _do(self, step: Step) -> Outcome | None:
         match step:
             case Call(path, body):
-                if path.endswith("/compaction") and self._watches:
-                    await asyncio.sleep(SYNC_SECONDS if self._unsettled else 0.03)
-                    self._unsettled = False
                 return self._normal.answer(await self.http.call(path, rendered(body, self._normal.base)))
             case Page(method, path, fields):
                 return self._normal.answer(await self.http.call(path, method=method, fields=fields))
@@ -90,7 +85,6 @@ class Replay:
         for request in requests:
             created = request.get("create_request") or request.get("createRequest")
             if created is not None:
-                self._unsettled |= "start_revision" in created or "startRevision" in created
                 self._keys.append(created.get("key", NOTHING))
         await _until(lambda: controls(stream.messages) >= step.answers or stream.ended)
 

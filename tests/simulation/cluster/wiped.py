@@ -25,7 +25,7 @@ def check_kept_out(world: "World", member: "Simulated") -> None:
         running = [id for id, each in world.members.items() if each.up and world.rng.random() < 0.5]
         answers = {_name(id): _answer(world, id, listed) for id in running if id <= world.dials.size}
         decision = decide(own, answers)
-        if not isinstance(decision, Refuse if answers else Wait):
+        if not isinstance(decision, Refuse) and (answers or not isinstance(decision, Wait)):
             raise BrokenLawError(f"member {member.id} has lost its disk, hears of {sorted(answers)}, and: {decision}")
         world.counts["starts on an empty disk kept out"] += 1
 
