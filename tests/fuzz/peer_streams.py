@@ -9,6 +9,8 @@ import msgspec
 from balancer.consensus.peer_frames import (
     INT_MAX,
     MAC_SIZE,
+    Change,
+    ChangeReply,
     Forward,
     ForwardReply,
     Frame,
@@ -39,6 +41,8 @@ _PLAIN = (
     ForwardReply,
     KeepAlive,
     KeepAliveReply,
+    Change,
+    ChangeReply,
 )
 
 
@@ -95,10 +99,14 @@ def _chunk(rng: Random) -> message.SnapshotChunk:
 
 
 def _value(rng: Random, name: str) -> object:
-    if name in ("pre", "transfer", "granted", "rejected", "done", "refused", "accepted"):
+    if name in ("pre", "transfer", "granted", "rejected", "done", "refused", "accepted", "renew"):
         return rng.random() < 0.5
     if name == "command":
         return rng.randbytes(rng.choice((0, 1, 40, 1000)))
+    if name == "kind":
+        return rng.choice(("add", "remove", "promote", "transfer"))
+    if name == "address":
+        return rng.choice(("", "10.0.0.1:7001", "host.example:1"))
     if name == "error":
         return rng.choice(("", "not the leader", "\N{SNOWMAN}" * 5))
     return _int(rng)

@@ -12,6 +12,8 @@ from balancer.consensus.peer_frames import (
     RAFT_MESSAGES,
     Answer,
     Ask,
+    Change,
+    ChangeReply,
     Forward,
     ForwardReply,
     Frame,
@@ -66,6 +68,9 @@ FRAMES: list[Frame] = [
     ForwardReply(5, False, 3, "not the leader"),
     KeepAlive(6, INT_MAX),
     KeepAliveReply(6, 60),
+    Change(7, "add", address="10.0.0.4:7001"),
+    Change(8, "promote", 12),
+    ChangeReply(7, "etcdserver: member not found"),
 ]
 
 
