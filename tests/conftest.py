@@ -21,12 +21,12 @@ def project() -> Path:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Three at a time where everything runs: tests wait more than they compute.
+    """Four at a time where everything runs: tests wait more than they compute.
 
     One at a time where somebody names what to run, and in the full tier, whose loads want the machine for themselves.
     """
     named = config.args_source is pytest.Config.ArgsSource.ARGS
-    return 0 if named or config.option.markexpr != "not full" else 3
+    return 0 if named or config.option.markexpr != "not full" else 4
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.simulation.cluster.world import HistoryFailedError, World, play
 
-SEEDS, CHUNK = 60, 12  # the machine that runs them may be a busy one
+SEEDS, CHUNK = 36, 12  # the machine that runs them may be a busy one
 FULL_SEEDS, FULL_CHUNK = 20_000, 250
 
 LEAST = {  # in 1,000 histories
