@@ -87,6 +87,8 @@ class Clients:
                 revision = len(self.world.laws.truth) - rng.randrange(20)
                 yield from self._ask("submit", CompactionRequest(max(revision, 1)))
                 continue
+            if operation.done and rng.random() < 0.4:  # whoever is asked must have heard of it
+                operation = yield from self._get(number, key)
             if operation.revision and (operation.kind in ("get", "cas") or operation.done):
                 seen[key] = operation.value if operation.done else operation.found
 

@@ -47,7 +47,12 @@ class Faults:
         """A client hears that its write is done: the moment at which a leader that ends must not take it along."""
         if self._at_acknowledgement and not self._world.healing:
             leaders = [each for each in self._world.members.values() if each.leads]
-            self._do(self._at_acknowledgement.pop(), max(leaders, key=lambda each: each.core.term, default=None))
+            leader = max(leaders, key=lambda each: each.core.term, default=None)
+            deed = self._at_acknowledgement.pop()
+            if leader is not None and deed == "crash":
+                leader.crash()
+            else:
+                self._do(deed, leader)
 
     def _do(self, deed: str, member: "Member | None") -> None:
         if member is not None:

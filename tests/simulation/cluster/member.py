@@ -183,6 +183,8 @@ class Member:
         world = self.world
         self.end()
         self._lose_power()
+        if world.rng.random() < 0.5:
+            world.network.lose_sent_by(self.id)
         world.counts["crashes"] += 1
         world.tell("crash", self.id)
         world.restart_later(self)

@@ -19,6 +19,7 @@ class Network:
         self._closed: frozenset[Link] = frozenset()
         self._clogged: dict[Link, float] = {}  # until when
         self._latest: dict[Link, float] = {}
+        self._gone: dict[int, float] = {}  # what a member sent up to then is lost, if it is still under way
         self.calm = False  # nothing is lost any more
 
     def send(self, sender: int, to: int, frame: Frame) -> None:
@@ -29,7 +30,7 @@ class Network:
             return
         dials, rng = world.dials, world.rng
         if self.calm:
-            world.timeline.after(0.001, self._arrive, link, frame)
+            world.timeline.after(0.001, self._arrive, link, frame, world.timeline.now)
             return
         if dials.loss and rng.random() < dials.loss:
             return
@@ -41,12 +42,16 @@ class Network:
             if dials.in_order:
                 at = self._latest[link] = max(now + delay, self._latest.get(link, 0.0))
                 delay = at - now
-            world.timeline.after(delay, self._arrive, link, frame)
+            world.timeline.after(delay, self._arrive, link, frame, now)
 
-    def _arrive(self, link: Link, frame: Frame) -> None:
+    def _arrive(self, link: Link, frame: Frame, sent_at: float) -> None:
         member = self._world.members[link[1]]
-        if member.up:
+        if member.up and sent_at > self._gone.get(link[0], -1.0):
             member.happen(member.life, "frame", member.receive, link[0], frame)
+
+    def lose_sent_by(self, id: int) -> None:
+        """What it has sent and nobody has received was in its own buffers."""
+        self._gone[id] = self._world.timeline.now
 
     def cut(self, links: frozenset[Link]) -> None:
         """Until `mend`."""
