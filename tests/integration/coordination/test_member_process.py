@@ -3,31 +3,24 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.daemon import Daemon, wait_until
+from tests.support.ports import free_ports
 from tests.support.queries import get
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 PATIENCE = 60.0
 NAMES = ("n1", "n2", "n3")
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as held:
-        socks = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [sock.getsockname()[1] for sock in socks]
 
 
 def configuration(name: str, peers: dict[str, int], client: int, data: Path) -> dict[str, Any]:
