@@ -4,7 +4,7 @@ import pytest
 
 from tests.simulation.standings import BrokenLawError, run
 
-SHOWING = (2, 4, 1)  # in these the most is to be found
+SHOWING = (6, 4, 1, 2)  # in these the most is to be found
 SCHEDULES = (*SHOWING, *(seed for seed in range(20) if seed not in SHOWING))  # as the default test run plays them
 
 

@@ -134,7 +134,7 @@ class RequestLaws:
             return
         # Also one that the newest generation has switched off: a retry of an older one may join it until the next tick.
         line = worker.server.live._lines.get("p")
-        here = [] if line is None else sorted_by_arrival(line)
+        here = sorted_by_arrival(line) if line else []
         if here or self._line:
             self._look_at_line(here)
         if self._newcomer is not None:

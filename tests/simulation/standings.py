@@ -101,8 +101,11 @@ class Simulation:
                 if self._ill():
                     self.broken(f"not well {RECOVERED_WITHIN:g} s after the last fault: {self._ill()}")
                 self.traffic = 0.0
-                self._until(self.now + ENDED_WITHIN)
-                self._look_at_end()
+                end = self.now + ENDED_WITHIN
+                while self._left() and self.now < end:
+                    self._until(self.now + 0.25)
+                if self._left():
+                    self.broken(f"{ENDED_WITHIN:g} s after the last request: {self._left()}")
             finally:
                 self.memory.close()
         return self
@@ -126,11 +129,10 @@ class Simulation:
             if worker is None:
                 if any(self.memory.row(Area.IN_FLIGHT, number)[: self.columns]):
                     self.broken(f"something is in flight from worker {number}, which is dead")
-                continue
-            for error in worker.loop.errors:
-                raise error
-            if worker.loop.ran or worker.laws.waiting:
+            elif worker.loop.ran or worker.laws.waiting:
                 worker.loop.ran = False
+                for error in worker.loop.errors:
+                    raise error
                 worker.laws.look()
         if self._law:
             raise BrokenLawError(self._law)
@@ -266,8 +268,8 @@ class Simulation:
             return "a worker is missing"
         return self.laws.ill()
 
-    def _look_at_end(self) -> None:
-        """Nothing is left."""
+    def _left(self) -> str:
+        """What is left once no request comes any more; "" = nothing."""
         for worker in self.workers:
             assert worker is not None
             left = {
@@ -280,9 +282,8 @@ class Simulation:
                 ),
             }
             if any(left.values()):
-                self.broken(f"at the end worker {worker.number} has {left}")
-        if not self.supervisor.settled:
-            self.broken("at the end columns of removed backends are not free")
+                return f"at worker {worker.number} are {left}"
+        return "" if self.supervisor.settled else "columns of removed backends are not free"
 
     def broken(self, law: str) -> NoReturn:
         """A law is broken: say so, and how to see it again. What raises may be a task, so it is raised again later."""

@@ -132,7 +132,7 @@ def test_a_row_that_outlives_its_worker_is_found(monkeypatch: pytest.MonkeyPatch
 
 def test_a_removed_backend_that_is_never_let_go_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Leftovers, "sweep", lambda *_: False)
-    found("at the end worker", "at the end columns")
+    found("after the last request")
 
 
 # ---- the line
