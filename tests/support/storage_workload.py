@@ -78,8 +78,9 @@ class Expected:
             found = (hard_state.term, hard_state.vote, mark.index, mark.index + len(recovered.entries))
             known = [(state.term, state.vote, state.marks[-1].index, state.last_index) for state in self.states]
             raise LostError(f"term, vote, snapshot, last entry {found}: none of {known[self.durable :]}, or other data")
-        if not self.durable_commit <= hard_state.commit <= max(self.commit, mark.index):
-            raise LostError(f"the commit index is {hard_state.commit}, not {self.durable_commit} to {self.commit}")
+        least = max(self.durable_commit, mark.index)
+        if not least <= hard_state.commit <= max(self.commit, mark.index):
+            raise LostError(f"the commit index is {hard_state.commit}, not {least} to {self.commit}")
         if mark.index < self.states[self.durable].marks[-1].index:
             raise LostError(f"the snapshot is {mark.index}, though {self.states[self.durable].marks[-1]} was durable")
         return state

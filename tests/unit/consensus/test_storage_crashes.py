@@ -160,6 +160,30 @@ def test_power_that_goes_off_in_the_middle_of_an_operation_loses_nothing_synced(
         restart(disk, workload)
 
 
+def test_a_process_that_dies_at_any_operation_leaves_names_that_the_next_one_makes_durable() -> None:
+    """What the next process sees in the page cache and in the directory need not be on the device yet."""
+    died = 0
+    for seed in range(4):
+        for number in range(7, 70):
+            disk, workload, rng = begin(seed)
+            disk.crash_at(number)
+            try:
+                for _ in range(30):
+                    workload.step()
+            except PowerLoss:
+                died += 1
+            disk.heal()
+            disk.kill()
+            restart(disk, workload)
+            for _ in range(3):
+                workload.append_entries()
+            workload.storage.sync()
+            workload.expected.synced()
+            disk.crash(rng, tearing="lose")
+            restart(disk, workload)
+    assert died > 150
+
+
 def test_a_device_that_leaves_noise_in_unfinished_sectors_makes_a_member_refuse_at_worst() -> None:
     outcomes: Counter[str] = Counter()
     for seed in range(300):

@@ -12,6 +12,7 @@ from balancer.consensus.wal import Wal
 from balancer.consensus.wal_record import (
     HEADER_SIZE,
     PAGE,
+    SEAL_SIZE,
     SECTOR,
     SMALLEST,
     Type,
@@ -22,7 +23,7 @@ from balancer.consensus.wal_record import (
     sequence_of,
 )
 from balancer.consensus.wal_replay import recovered_from, replay
-from balancer.raft.log_entry import Entry, HardState
+from balancer.raft.log_entry import Entry, HardState, SnapshotMark
 from tests.support.simulated_disk import SimulatedDisk
 from tests.support.storage_workload import FIRST, SEGMENT, WHO, Expected, Workload, reopen
 
@@ -113,6 +114,24 @@ def test_a_missing_swapped_or_foreign_segment_is_refused() -> None:
         assert outcome([*files[:at], (files[at][0], other[min(at, len(other) - 1)][1])], expected) == "refused"
 
 
+def test_a_segment_under_another_number_is_refused() -> None:
+    files, expected = sample(0, 3, sealed=True)
+    assert len(files) == 1
+    assert outcome(files, expected) == "read"
+    assert outcome([(segment_name(1), files[0][1])], expected) == "refused"
+
+
+def test_a_head_of_zeros_in_a_sector_that_was_written_is_damage() -> None:
+    """A sector that was not written is zero up to its end."""
+    disk, start, _ = burst(seal=False)
+    data = disk.read(segment_name(0))
+    seal, first = start, start + SEAL_SIZE
+    for offset in (seal, first):
+        disk.replace(segment_name(0), data[:offset] + bytes(8) + data[offset + 8 :])
+        with pytest.raises(WalCorruptError, match="a damaged one"):
+            Wal.open(disk, WHO)
+
+
 def test_a_gap_between_the_files_is_refused() -> None:
     disk = SimulatedDisk()
     workload = Workload(Random(4), Storage.create(disk, WHO, FIRST, segment_bytes=SEGMENT), Expected())
@@ -124,6 +143,23 @@ def test_a_gap_between_the_files_is_refused() -> None:
         twin.remove(name)
         with pytest.raises(WalCorruptError, match=name):
             reopen(twin)
+
+
+def test_a_log_whose_beginning_is_missing_is_refused_while_no_snapshot_replaces_it() -> None:
+    disk = SimulatedDisk()
+    log = Wal.create(disk, WHO, segment_bytes=PAGE)
+    log.append(HardState(1), [Entry(index, 1, data=b"x" * 900) for index in range(1, 20)])
+    log.mark_snapshot(SnapshotMark(7, 1))
+    log.sync()
+    files = segments_of(disk)
+    firsts = [decode_header(name, data, PAGE).first_index for name, data in files]
+    for at, first in enumerate(firsts):
+        if first - 1 <= 7:
+            assert replay(files[at:], WHO)[0].first_index == first
+        else:
+            with pytest.raises(WalCorruptError, match=f"found from {first}"):
+                replay(files[at:], WHO)
+    assert firsts[-1] - 1 > 7 >= firsts[1] - 1
 
 
 @pytest.mark.parametrize("size", [SECTOR, PAGE])
