@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from tests.simulation.cluster.member import Member
     from tests.simulation.cluster.world import World
 
-BOUND = 20.0
-"""Seconds in which the healed part must have served every kind of request. Some leases have to run out first."""
+BOUND = 40.0
+"""Seconds in which the healed part must have served every kind of request: leases have to run out first, and clients
+ask members that are no longer members, too."""
 
 
 def heal(world: "World") -> None:
