@@ -16,8 +16,12 @@ ask members that are no longer members, too."""
 
 def heal(world: "World") -> None:
     """Raises BrokenLawError where nothing gets better."""
-    core = _core(world)
     world.healing = True
+    for member in list(world.members.values()):
+        if member.state == "down" and member.noisy:  # it may be lost, and then heals nobody
+            member.disk.heal()
+            member.start()
+    core = _core(world)
     world.network.mend_all()
     world.network.calm = True
     for member in world.members.values():
@@ -88,7 +92,6 @@ def _leave(world: "World", member: "Member") -> None:
 def _of_one_mind(world: "World", core: list[int]) -> bool:
     """All that heal and belong to the cluster hold what anybody held a moment ago."""
     members = [world.members[id] for id in core if id in world.membership.voters]
-    members = [each for each in members if each.state != "lost"]  # found its disk noisy when it came back
     if not all(each.up for each in members):
         return False
     if not any(each.leads for each in members):

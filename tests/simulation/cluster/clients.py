@@ -109,14 +109,11 @@ class Clients:
             self._values += 1
             operation.value = b"%d.%d" % (number, self._values)
         operation.wanted = seen if kind == "cas" else None
+        self.operations.append(operation)  # it may be done, though the history ends before anybody hears of it
         answer = yield from self._ask("submit", _request(operation))
-        if answer is REFUSED:
-            return operation
-        self.operations.append(operation)
-        if outcome_is_known(answer):
-            if isinstance(answer, CoordinationError):
-                self.operations.pop()  # refused for good: nothing was done, and nothing is told of the state
-                return operation
+        if answer is REFUSED or (isinstance(answer, CoordinationError) and outcome_is_known(answer)):
+            self.operations.remove(operation)  # nothing was done, and nothing is told of the state
+        elif outcome_is_known(answer):
             _take_answer(operation, answer)
             operation.returned = self.world.timeline.now
             self.done["write"] += 1

@@ -46,6 +46,7 @@ class Laws:
         self.leaders: dict[int, NodeId] = {}  # by term
         self._entries: dict[tuple[int, int], tuple[int, EntryKind, bytes]] = {}  # with the term before
         self._committed_terms: list[int] = []  # of entries 1, 2, ...
+        self._committed_in: list[int] = []  # the terms whose leaders committed them
         self._applied: list[tuple[int, bytes, object, bytes]] = []  # term, data, answer, hash after it
         self._votes: dict[tuple[NodeId, int], NodeId] = {}
         self._steps = 0
@@ -78,7 +79,8 @@ class Laws:
         if other != core.id:
             raise BrokenLawError(f"members {other} and {core.id} both lead term {core.term}")
         self._counts["elections"] += 1
-        index = bisect_left(self._committed_terms, core.term)  # the last one of an earlier term; logs match below it
+        # Up to the last one that was committed in an earlier term; its own may be earlier still. Logs match below it.
+        index = bisect_left(self._committed_in, core.term)
         if index > core.log.base_index and core.log.term_at(index) != self._committed_terms[index - 1]:
             raise BrokenLawError(f"leader {core.id} of term {core.term} lacks the committed entry {index}")
 
@@ -93,6 +95,7 @@ class Laws:
             else:
                 raise BrokenLawError(f"entry {index} is committed, the disks of {sorted(holders)} hold it")
             self._committed_terms.append(term)
+            self._committed_in.append(core.term)
 
     # ---- what is written and sent
 
