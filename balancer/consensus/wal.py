@@ -224,7 +224,10 @@ class Wal:
         self._durable_mark = self.mark
 
     def flush(self) -> None:
-        """Write what was appended, without making it durable: it then survives the process, not the machine."""
+        """Write what was appended, without making it durable: it then survives the process, not the machine.
+
+        Only `sync` needs it. A page that is written again while the device takes it may be torn within a sector.
+        """
         self._refuse_if_failed()
         if self.hard_state != self._written:
             self._put_hard_state()
