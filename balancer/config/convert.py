@@ -120,6 +120,10 @@ def _health_check(pool: schema_pools.Pool) -> model.HealthCheck | None:
     )
 
 
+def _backends_from(section: schema_pools.BackendsFrom | None) -> model.BackendsFrom | None:
+    return None if section is None or section.prefix is None else model.BackendsFrom(prefix=section.prefix)
+
+
 def _pool(name: str, pool: schema_pools.Pool, base: str) -> model.Pool:
     tls = None
     if pool.tls is not None:
@@ -132,6 +136,7 @@ def _pool(name: str, pool: schema_pools.Pool, base: str) -> model.Pool:
         host=pool.host,
         tls=tls,
         backends=tuple(_backend(backend, base) for backend in pool.backends),
+        backends_from=_backends_from(pool.backends_from),
         timeouts=_same(pool.timeouts, model.PoolTimeouts),
         keepalive=_same(pool.keepalive, model.Keepalive),
         tunnel_idle=pool.tunnel_idle,
@@ -170,7 +175,10 @@ def _coordination(section: schema_coordination.Coordination | None, base: str) -
             heartbeat=from_file.heartbeat,
             election=from_file.election,
         )
-    return model.Coordination(embedded=embedded)
+    etcd = None
+    if section.etcd is not None:
+        etcd = model.Etcd(endpoints=tuple(section.etcd.endpoints), name=section.etcd.name)
+    return model.Coordination(embedded=embedded, etcd=etcd, share_checks=section.share_checks)
 
 
 def _plain_address(text: str) -> model.Bind:

@@ -260,6 +260,12 @@ class Retry(Struct, frozen=True, kw_only=True):
 StrategyName = Literal["round_robin", "random", "weighted", "weighted_random", "least_connections"]
 
 
+class BackendsFrom(Struct, frozen=True, kw_only=True):
+    """Further backends of a pool: those registered in the cluster, one per key below `prefix`."""
+
+    prefix: str
+
+
 class Pool(Struct, frozen=True, kw_only=True):
     """A named group of backends."""
 
@@ -268,6 +274,7 @@ class Pool(Struct, frozen=True, kw_only=True):
     host: str = "keep"  # keep | backend | a name
     tls: PoolTls | None = None
     backends: tuple[Backend, ...] = ()
+    backends_from: BackendsFrom | None = None
     timeouts: PoolTimeouts = PoolTimeouts()
     keepalive: Keepalive = Keepalive()
     tunnel_idle: float | None = 3600.0
@@ -310,10 +317,19 @@ class EmbeddedCluster(Struct, frozen=True, kw_only=True):
     election: float = 0.3
 
 
+class Etcd(Struct, frozen=True, kw_only=True):
+    """An etcd that stands in for the embedded cluster. `endpoints`: http://host:port; `name` None = this machine's."""
+
+    endpoints: tuple[str, ...]
+    name: str | None = None
+
+
 class Coordination(Struct, frozen=True, kw_only=True):
-    """How this balancer agrees with others."""
+    """How this balancer agrees with others: by one of the two. `share_checks`: probe only a share of the backends."""
 
     embedded: EmbeddedCluster | None = None
+    etcd: Etcd | None = None
+    share_checks: bool = False
 
 
 class Config(Struct, frozen=True, kw_only=True):

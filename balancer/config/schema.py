@@ -150,7 +150,7 @@ class File(Base):
 
 
 # Keys that later versions will take: (path pattern, "*" = any step).
-LATER: frozenset[tuple[str, ...]] = frozenset({("coordination", "etcd"), ("pools", "*", "backends_from")})
+LATER: frozenset[tuple[str, ...]] = frozenset({("pools", "*", "backends_from", "dns")})
 
 
 def json_schema() -> dict[str, Any]:

@@ -23,6 +23,16 @@ def _bind(text: str) -> str:
     return text
 
 
+def _etcd_address(text: str) -> str:
+    if text.startswith("https://"):
+        raise ValueError(f"{shown(text)}: TLS towards an etcd is not supported; write http://")
+    if not text.startswith("http://"):
+        raise ValueError(f"{shown(text)} is no address of an etcd; write such as http://10.0.0.9:2379")
+    addresses.backend_address(text.removeprefix("http://").removesuffix("/"))
+    return text.removesuffix("/")
+
+
+EtcdAddress = Annotated[str, of("http://host:port", _etcd_address)]
 MemberAddress = Annotated[str, of("host:port", _member_address)]
 BindAddress = Annotated[str, of("host:port", _bind)]
 
@@ -69,7 +79,27 @@ class Embedded(Base):
     )
 
 
+class Etcd(Base):
+    """An etcd, 3.4 or newer, in place of an embedded cluster. It is spoken to by its v3 JSON API."""
+
+    endpoints: list[EtcdAddress] = key(
+        description="Addresses of its members; further ones are asked where one does not answer.",
+        example='["http://10.0.0.9:2379"]',
+    )
+    name: Name | None = key(
+        None,
+        description="Name of this balancer among those that share the etcd. Unset: the name of this machine.",
+        example="lb1",
+    )
+
+
 class Coordination(Base):
     """Locks, leader election, leases and a replicated key-value store."""
 
     embedded: Embedded | None = key(None, description="A member of an embedded cluster runs beside the workers.")
+    etcd: Etcd | None = key(None, description="An etcd that runs anyway does what the embedded cluster would.")
+    share_checks: Boolean = key(
+        False,
+        description="Each backend is probed by one of the balancers that have its pool, which tells the others. false: "
+        "every balancer probes for itself, since what one of them reaches another may not.",
+    )

@@ -22,6 +22,7 @@ from balancer.config.schema_resilience import HealthCheck, OutlierDetection, Ret
 
 STRATEGIES = ("round_robin", "random", "weighted", "weighted_random", "least_connections")
 LATER_STRATEGIES = ("power_of_two", "peak_ewma", "consistent_hash", "adaptive")
+PREFIX_MAX = 256
 IGNORE_WEIGHTS = ("round_robin", "random")
 
 
@@ -40,6 +41,16 @@ def _host(text: str) -> str:
 def _backend_address(text: str) -> str:
     if not text.startswith("unix:"):
         addresses.backend_address(text)
+    return text
+
+
+def _prefix(text: str) -> str:
+    if not text.startswith("/") or not text.endswith("/") or len(text) < 2:
+        raise ValueError(f"{shown(text)} must begin and end with a slash; write such as /services/api/")
+    if text.startswith("/balancer/"):
+        raise ValueError(f"{shown(text)} is where balancers keep what is theirs; write such as /services/api/")
+    if len(text) > PREFIX_MAX:
+        raise ValueError(f"has more than {PREFIX_MAX} characters; shorten it")
     return text
 
 
@@ -136,6 +147,17 @@ class Backend(Base):
     )
 
 
+class BackendsFrom(Base):
+    """Backends that programs register in the cluster: each key below the prefix is one, as long as its lease lives."""
+
+    prefix: Annotated[str, of("prefix of keys", _prefix)] | None = key(
+        None,
+        description="Keys that begin with it are backends: what follows is the name, the value is the address, or a "
+        "mapping of address and weight as JSON. Unset: an error, since every pool needs its own.",
+        example="/services/api/",
+    )
+
+
 class Pool(Base):
     """A named group of backends and how one of them is picked."""
 
@@ -153,6 +175,9 @@ class Pool(Base):
     backends: list[Backend] = key(
         list,
         description="The servers: addresses, or mappings. Empty: the pool answers 503 until it gets one.",
+    )
+    backends_from: BackendsFrom | None = key(
+        None, description="Where further backends register themselves. Unset: `backends` alone are the pool."
     )
     timeouts: PoolTimeouts = key(PoolTimeouts, description="How long a backend may take.")
     keepalive: Keepalive = key(Keepalive, description="Idle connections to backends.")

@@ -14,7 +14,7 @@ from balancer.config.fields import did_you_mean
 from balancer.config.scalars import shown
 from balancer.config.schema_traffic import BindForm, Listener, ListenerTls
 from balancer.config.source import KEY, Path, Source
-from balancer.config.validate_coordination import check_coordination
+from balancer.config.validate_coordination import check_coordination, check_registered
 from balancer.config.validate_pools import check_pool
 from balancer.config.validate_routes import check_routes
 from balancer.errors import Problem
@@ -29,6 +29,7 @@ def check(file: schema.File, source: Source, base: str) -> list[Problem]:
         *check_routes(file, source),
         *(found for name, pool in file.pools.items() for found in check_pool(name, pool, source, base)),
         *check_coordination(file.coordination, source),
+        *check_registered(file, source),
         *_unused(file, source),
     ]
 

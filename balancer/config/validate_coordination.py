@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from balancer.config import addresses
 from balancer.config.fields import did_you_mean
+from balancer.config.schema import File
 from balancer.config.schema_coordination import Coordination, Embedded
 from balancer.config.source import Path, Source
 from balancer.errors import Problem
@@ -18,10 +19,39 @@ def check_coordination(section: Coordination | None, source: Source) -> Iterator
     """Every problem of the section."""
     if section is None:
         return
-    if section.embedded is None and not source.damaged(_PLACE):
-        yield source.problem(_PLACE, "is empty; write embedded: {...}, or remove it")
+    if section.embedded is None and section.etcd is None and not source.damaged(_PLACE):
+        yield source.problem(_PLACE, "is empty; write embedded: {...} or etcd: {...}, or remove it")
+    if section.etcd is not None:
+        if section.embedded is not None:
+            yield source.problem((*_PLACE, "etcd"), "there is an embedded cluster, too; keep one of the two")
+        if not section.etcd.endpoints and not source.damaged((*_PLACE, "etcd", "endpoints")):
+            yield source.problem((*_PLACE, "etcd", "endpoints"), "is empty; write at least one address")
     if section.embedded is not None:
         yield from _embedded(section.embedded, (*_PLACE, "embedded"), source)
+
+
+def check_registered(file: File, source: Source) -> Iterator[Problem]:
+    """What pools that take registered backends need. O(pools)."""
+    first: dict[str, str] = {}
+    for name, pool in file.pools.items():
+        if pool.backends_from is None:
+            continue
+        place: Path = ("pools", name, "backends_from")
+        if source.damaged(place):
+            continue
+        if pool.backends_from.prefix is None:
+            yield source.problem(place, "has no prefix; write such as {prefix: /services/api/}")
+            continue
+        if file.coordination is None and not source.damaged(_PLACE):
+            yield source.problem(
+                place, "there is no cluster in which backends could register; add coordination, or remove it"
+            )
+        for prefix, other in first.items():
+            if prefix.startswith(pool.backends_from.prefix) or pool.backends_from.prefix.startswith(prefix):
+                yield source.problem(
+                    (*place, "prefix"), f"pool {other} has {prefix}, and one holds the other; give each its own"
+                )
+        first.setdefault(pool.backends_from.prefix, name)
 
 
 def _embedded(embedded: Embedded, place: Path, source: Source) -> Iterator[Problem]:

@@ -14,7 +14,7 @@ from balancer.errors import Problem
 def check_pool(name: str, pool: Pool, source: Source, base: str) -> Iterator[Problem]:
     """Every problem of one pool; `base` is the folder from which relative paths start. O(backends)."""
     place: Path = ("pools", name)
-    if not pool.backends and not source.damaged((*place, "backends")):
+    if not pool.backends and pool.backends_from is None and not source.damaged((*place, "backends")):
         yield source.problem(
             (*place, "backends"), "the pool has no backends, so its requests get 503; add some", warning=True
         )

@@ -24,15 +24,29 @@ log = structlog.get_logger()
 FILE = "live-changes.json"
 
 
+def as_it_is(file: Config) -> Config:
+    """The file alone: no backend registers itself."""
+    return file
+
+
 class Operator:
     """The `SupervisorChanges` of the admin API. `alter` and `taken_into_use` are for whoever changes generations.
     A file of changes that cannot be read is told in the log and stays where it is until the next change.
+    `extend` adds to the file's configuration the backends that registered themselves.
     """
 
-    def __init__(self, folder: Path, states: States, reloader: Callable[[], Reloader]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        states: States,
+        reloader: Callable[[], Reloader],
+        *,
+        extend: Callable[[Config], Config] = as_it_is,
+    ) -> None:
         self._path = folder / FILE
         self._states = states
         self._reloader = reloader
+        self._extend = extend
         self._serial = asyncio.Lock()
         self.live = self._read()
 
@@ -40,6 +54,7 @@ class Operator:
 
     def alter(self, file: Config, discard: bool) -> Altered:
         """The configuration to use where the file says `file`: with the backends that were added, unless `discard`."""
+        file = self._extend(file)
         if discard:
             return Altered(file, [f"{words}: discarded" for words in self.live.words()])
         kept, ended = self.live.carried_to(file)
@@ -47,6 +62,7 @@ class Operator:
 
     def taken_into_use(self, file: Config, *, starting: bool = False, discard: bool = False) -> None:
         """`file` is in use: what it overrules ends. The states know its backends; at the start they are told."""
+        file = self._extend(file)
         if discard:
             self._end_all(file)
             return
@@ -66,19 +82,19 @@ class Operator:
     async def change(self, pool: str, name: str, *, weight: int | None, drained: bool | None) -> None:
         """Set the live weight, begin or end a drain; None = leave it. Raises UnknownBackendError."""
         async with self._serial:
-            live = self.live.with_change(self._reloader().file, pool, name, weight=weight, drained=drained)
+            live = self.live.with_change(self._file(), pool, name, weight=weight, drained=drained)
             self._states.set_live(pool, name, weight=weight, drained=drained)
             self._keep(live)
 
     async def add(self, pool: str, spec: NewBackend) -> None:
         """Add a backend. Raises UnknownBackendError for the pool and RefusedChangeError."""
         async with self._serial:
-            await self._put_to_use(self.live.with_backend(self._reloader().file, pool, spec.entry()))
+            await self._put_to_use(self.live.with_backend(self._file(), pool, spec.entry()))
 
     async def delete(self, pool: str, name: str) -> None:
         """Take a backend away that was added. Raises UnknownBackendError and RefusedChangeError."""
         async with self._serial:
-            await self._put_to_use(self.live.without_backend(self._reloader().file, pool, name))
+            await self._put_to_use(self.live.without_backend(self._file(), pool, name))
 
     async def reload(self, *, dry_run: bool, discard_live: bool) -> ReloadResult:
         """Read the file and put it to use, or tell what would change. `discard_live`: live changes end."""
@@ -108,12 +124,15 @@ class Operator:
 
     # ---- inside
 
+    def _file(self) -> Config:
+        return self._extend(self._reloader().file)
+
     async def _put_to_use(self, live: LiveChanges) -> None:
         before, self.live = self.live, live
         result = await self._reloader().reapply()
         if not result.ok:
             # Another reload may have come first, and have ended some of them.
-            self._keep(before.carried_to(self._reloader().file)[0])
+            self._keep(before.carried_to(self._file())[0])
             raise RefusedChangeError("; ".join(result.problems))
         self._keep(self.live)
 

@@ -27,13 +27,14 @@ from balancer.daemon import privileges, runtime_dir
 from balancer.daemon.account_change import change_user
 from balancer.daemon.bindings import Bindings
 from balancer.daemon.children import RefusedError, WorkerError
+from balancer.daemon.cluster.parts import join
 from balancer.daemon.cluster_member import ClusterMember
 from balancer.daemon.columns import Columns
 from balancer.daemon.files import FilesError, read_files
 from balancer.daemon.health_watch import HealthWatch
 from balancer.daemon.loader import Loader
 from balancer.daemon.messages import LogLevel, Prepare, ReopenLogs, Start
-from balancer.daemon.operator import Operator
+from balancer.daemon.operator import Operator, as_it_is
 from balancer.daemon.privileges import PrivilegeError
 from balancer.daemon.process_setup import settle_memory
 from balancer.daemon.reload import Reloader
@@ -84,8 +85,7 @@ class Supervisor:
         backends = sum(16 if is_name(backend) else 1 for pool in config.pools for backend in pool.backends)
         self._memory = SharedMemory.create(rows=max(config.workers, ROWS_MIN), backends=backends)
         self._inboxes = [handover.pair() for _ in range(self._memory.rows)]
-        self._stop = asyncio.Event()
-        self._stop_now = asyncio.Event()
+        self._stop, self._stop_now = asyncio.Event(), asyncio.Event()
         self._hung_up_early = False
         self._workers = Workers(
             config.workers,
@@ -111,7 +111,12 @@ class Supervisor:
         self._health = HealthWatch(self._states, rng)
         self._watching: asyncio.Task[None] | None = None
         self._columns = Columns(self._memory, self._view.counted, self._view.pull)
-        self._operator = Operator(runtime.path, self._states, lambda: self._reloader)
+        embedded = config.coordination and config.coordination.embedded
+        self._member = ClusterMember(embedded, config.log, self._view.counted) if embedded else None
+        self._member_task: asyncio.Task[None] | None = None
+        self._parts = join(config.coordination, self._member)
+        extend = as_it_is if self._parts is None else self._parts.extend
+        self._operator = Operator(runtime.path, self._states, lambda: self._reloader, extend=extend)
         self._view.show(self._states, self._operator)
         self._reloader = Reloader(
             loader=Loader(config_path),
@@ -123,9 +128,6 @@ class Supervisor:
             alter=self._operator.alter,
             make_ready=self._health.make_ready,
         )
-        embedded = config.coordination.embedded if config.coordination is not None else None
-        self._member = None if embedded is None else ClusterMember(embedded, config.log, self._view.counted)
-        self._member_task: asyncio.Task[None] | None = None
         self._watch = Watch(config_path, self._reload_later, lambda: self._config.watch)
         self._reloads: set[asyncio.Task[Any]] = set()
         self._admin = HttpServer(AdminApi(self._view, token, frozenset(config.admin.hosts), self._operator))
@@ -189,10 +191,14 @@ class Supervisor:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._health.run())
             tasks.create_task(self._watch.run())
+            if self._parts is not None:
+                tasks.create_task(self._parts.run())
             tasks.create_task(self._columns.tidy(self._current, self._workers.oldest_in_use))
 
     async def _end_member(self) -> None:
         """After the workers: whoever drained may still have needed it."""
+        if self._parts:
+            await self._parts.close()
         if self._member is None:
             return
         await self._member.stop()
@@ -213,6 +219,8 @@ class Supervisor:
         yield from self._states.configure_in_slices(plan.config, plan.backends, starting=plan.generation == 1)
         yield
         self._health.configure(plan.config, plan.backends, plan.files)
+        if self._parts is not None:
+            self._parts.configure(plan.config, plan.backends)
         level = plan.config.log.level
         if level != log_before.level:
             logs.set_level(level)

@@ -173,6 +173,14 @@ MEMBER_SUSPECT = _event(
     "data_dir",
 )
 
+CLUSTER_CUT_OFF = _event(
+    "cluster.was_cut_off",
+    "The cluster does not answer this part of the balancer, which goes on with what it knew; it is tried again.",
+    "part",
+    "error",
+)
+CLUSTER_REACHED = _event("cluster.was_reached", "The cluster answers this part of the balancer again.", "part")
+
 LIBRARY_LOGGED = _event(
     "library.logged", "A library or the event loop wrote a message of its own.", "logger", "message"
 )

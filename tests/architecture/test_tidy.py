@@ -41,9 +41,14 @@ UNKNOWN_SOURCES = re.compile(r"\bDESIGN\b|\b(peers|algorithms|coordination|style
 RESERVED = "cluster"  # for consensus
 RESERVED_FOR = (
     *("balancer/consensus/", "balancer/raft/", "balancer/coordination/", "balancer/cli/cluster"),
-    *("balancer/daemon/member", "balancer/daemon/cluster_member.py"),
-    *("balancer/config/model.py", "balancer/telemetry/metrics.py"),
-    *("tests/unit/consensus/", "tests/integration/coordination/", "tests/simulation/cluster/"),
+    *("balancer/daemon/member", "balancer/daemon/cluster"),
+    *("balancer/config/model.py", "balancer/telemetry/metrics.py", "balancer/telemetry/events.py"),
+    *(
+        "tests/unit/daemon/cluster/",
+        "tests/unit/consensus/",
+        "tests/integration/coordination/",
+        "tests/simulation/cluster/",
+    ),
 )
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -51,7 +51,7 @@ def test_twelve_mistakes_are_reported_at_their_lines_and_nothing_else() -> None:
         (19, 5, "routes[2]"),
         (24, 15, "pools.app.strategy"),
         (27, 28, "pools.app.backends[1].address"),
-        (28, 5, "pools.app.backends_from"),
+        (28, 21, "pools.app.backends_from.dns"),
     ]
     rights = [
         "did you mean workers?",
@@ -65,7 +65,7 @@ def test_twelve_mistakes_are_reported_at_their_lines_and_nothing_else() -> None:
         "`everything` in line 17",
         "did you mean weighted?",
         "lacks its port",
-        "backends_from is not supported yet",
+        "dns is not supported yet",
     ]
     for problem, right in zip(caught.value.problems, rights, strict=True):
         assert right in problem.message
@@ -149,7 +149,11 @@ def test_an_empty_section_is_refused_too() -> None:
         ("via", "a b", "not a header name"),
         ("user", "a b", "account"),
         ("runtime_dir", "''", "not the path of a file"),
-        ("coordination", "{etcd: {}}", "etcd is not supported yet"),
+        ("coordination", "{etcd: {}}", "http://10.0.0.9:2379"),
+        ("coordination", "{etcd: {endpoints: []}}", "at least one address"),
+        ("coordination", '{etcd: {endpoints: ["https://10.0.0.9:2379"]}}', "write http://"),
+        ("coordination", '{etcd: {endpoints: ["10.0.0.9:2379"]}}', "write such as http://10.0.0.9:2379"),
+        ("coordination", '{etcd: {endpoints: ["http://10.0.0.9"]}}', "lacks its port"),
         ("coordination", "{embedded: {name: n1, members: {n1: x}, data_dir: d}}", "port"),
         ("coordination", "{}", "is empty; write embedded"),
         ("watch", "yes", "write true"),
@@ -162,7 +166,7 @@ def test_a_wrong_value_says_what_would_be_right(key: str, value: str, right: str
 @pytest.mark.parametrize(
     ("written", "key"),
     [
-        ("backends_from: dns", "backends_from"),
+        ("backends_from: {dns: app.internal}", "backends_from.dns"),
         ("strategy: power_of_two", "strategy"),
         ("strategy: peak_ewma", "strategy"),
         ("strategy: consistent_hash", "strategy"),

