@@ -1,100 +1,27 @@
 """The member beside the workers: three daemons found a cluster, lose members, and never lose a request by it."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.support.daemon import Daemon, wait_until
 from tests.support.ports import free_ports
 from tests.support.queries import get
+from tests.support.three_balancers import NAMES, PATIENCE, Three, ask, configuration, members_of, put, value_at
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-
-PATIENCE = 60.0
-NAMES = ("n1", "n2", "n3")
-
-
-def configuration(name: str, peers: dict[str, int], client: int, data: Path) -> dict[str, Any]:
-    return {
-        "listeners": {"web": {"bind": "127.0.0.1:0"}},
-        "routes": [{"name": "all", "respond": {"status": 200, "body": "served"}}],
-        "coordination": {
-            "embedded": {
-                "name": name,
-                "members": {each: f"127.0.0.1:{port}" for each, port in peers.items()},
-                "client": f"127.0.0.1:{client}",
-                "data_dir": str(data),
-            }
-        },
-    }
-
-
-def ask(port: int, path: str, body: dict[str, Any], timeout: float = 10.0) -> dict[str, Any] | None:
-    """An answer of the API; None where there was none, or an error."""
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", json.dumps(body).encode(), method="POST")
-    try:
-        with urllib.request.urlopen(request, timeout=timeout) as answer:
-            found: dict[str, Any] = json.load(answer)
-            return found
-    except (urllib.error.URLError, TimeoutError, ConnectionError):
-        return None
-
-
-def put(port: int, value: str = "YQ==") -> bool:
-    return ask(port, "/v3/kv/put", {"key": "aw==", "value": value}) is not None
-
-
-def value_at(port: int) -> str | None:
-    answer = ask(port, "/v3/kv/range", {"key": "aw=="})
-    return answer["kvs"][0]["value"] if answer and answer.get("kvs") else None
-
-
-def members_of(daemon: Daemon) -> list[int]:
-    """The process ids of its member."""
-    found = []
-    for child in Path(f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children").read_text().split():
-        if b"balancer.daemon.member" in Path(f"/proc/{child}/cmdline").read_bytes():
-            found.append(int(child))
-    return found
-
-
-class Three:
-    """Three daemons, each with a member."""
-
-    def __init__(self, folder: Path) -> None:
-        ports = free_ports(6)
-        self.peers = dict(zip(NAMES, ports[:3], strict=True))
-        self.clients = dict(zip(NAMES, ports[3:], strict=True))
-        self.daemons: dict[str, Daemon] = {}
-        for name in NAMES:
-            (folder / name).mkdir()
-            text = configuration(name, self.peers, self.clients[name], folder / name / "data")
-            self.daemons[name] = Daemon(text, folder / name)
-
-    def leader(self) -> str | None:
-        for name, port in self.clients.items():
-            status = ask(port, "/v3/maintenance/status", {}, timeout=2.0)
-            if status and status.get("leader") and status["leader"] == status["header"]["member_id"]:
-                return name
-        return None
 
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Three]:
-    made = Three(tmp_path_factory.mktemp("three"))
-    assert wait_until(lambda: put(made.clients["n1"]), PATIENCE), made.daemons["n1"].stderr
-    yield made
-    for daemon in made.daemons.values():
-        daemon.stop()
+    with Three(tmp_path_factory.mktemp("three")) as made:
+        assert made.serving(), made.said()
+        yield made
 
 
 def test_what_is_written_at_one_is_read_at_all(three: Three) -> None:
