@@ -67,10 +67,10 @@ class Coordination(Keys, Members):
     ) -> None:
         await self.close()
 
-    async def close(self) -> None:
-        """End everything. Leases that were not revoked end by themselves."""
+    async def close(self, grace: float | None = None) -> None:
+        """End everything. Leases that are not revoked within `grace` seconds (`timeout`) end by themselves."""
         try:
-            await self._background.close(self._endpoints.timeout)
+            await self._background.close(self._endpoints.timeout if grace is None else grace)
         finally:
             self._endpoints.close()
 

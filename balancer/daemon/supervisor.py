@@ -114,7 +114,7 @@ class Supervisor:
         embedded = config.coordination and config.coordination.embedded
         self._member = ClusterMember(embedded, config.log, self._view.counted) if embedded else None
         self._member_task: asyncio.Task[None] | None = None
-        self._parts = join(config.coordination, self._member)
+        self._parts = join(config.coordination, self._member, self._view.counted)
         extend = as_it_is if self._parts is None else self._parts.extend
         self._operator = Operator(runtime.path, self._states, lambda: self._reloader, extend=extend)
         self._view.show(self._states, self._operator)

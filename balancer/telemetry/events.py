@@ -180,6 +180,19 @@ CLUSTER_CUT_OFF = _event(
     "error",
 )
 CLUSTER_REACHED = _event("cluster.was_reached", "The cluster answers this part of the balancer again.", "part")
+KEY_IGNORED = _event(
+    "cluster.key_ignored", "What stands at a key cannot be used by this part of the balancer.", "part", "key", "reason"
+)
+NODE_JOINED = _event("node.joined", "A balancer belongs to those that live, this one included.", "node")
+NODE_LEFT = _event("node.left", "A balancer ended, or was not heard of for too long.", "node")
+NODE_NAME_TAKEN = _event(
+    "node.name_taken",
+    "Another process has this balancer's name, which takes no part among those that live until that one is gone.",
+    "node",
+    "key",
+)
+DUTY_BEGAN = _event("duty.began", "This balancer does this duty for all of them from now on.", "duty", "token")
+DUTY_ENDED = _event("duty.ended", "It does it no more; another balancer may.", "duty", "reason")
 
 LIBRARY_LOGGED = _event(
     "library.logged", "A library or the event loop wrote a message of its own.", "logger", "message"

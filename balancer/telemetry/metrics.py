@@ -173,6 +173,9 @@ CLUSTER_FSYNC = _family(
 CLUSTER_SUSPECT = _family(
     "balancer_cluster_data_suspect", Kind.GAUGE, "1 when the member's data cannot be trusted and it stays down."
 )
+CLUSTER_DUTY = _family(
+    "balancer_cluster_duty", Kind.GAUGE, "1 while this balancer does a duty for all of them, else 0.", "duty"
+)
 WORKER_UP = _family("balancer_worker_up", Kind.GAUGE, "1 while a worker is ready, else 0.", "worker")
 WORKER_RESTARTS = _family(
     "balancer_worker_restarts_total", Kind.COUNTER, "Workers started in the place of one that ended unasked."

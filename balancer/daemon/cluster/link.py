@@ -6,18 +6,35 @@ Traffic never waits for any of this: what the cluster cannot be asked stays as i
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import structlog
 
 from balancer.config.model import Coordination as Settings
 from balancer.consensus.client import Coordination
+from balancer.consensus.client_errors import CompactedError
 from balancer.coordination.errors import CoordinationError
+from balancer.coordination.responses import Event, RangeResponse
 from balancer.telemetry import events
 
 log = structlog.get_logger()
 
 RETRY_FIRST, RETRY_MAX = 0.1, 2.0
 """Seconds before a part tries again: at once enough for a member that starts anew, seldom enough for a lost quorum."""
+
+IDLE = 2.0
+"""Seconds of silence after which a watched member is asked whether it can still read: as long as nodes have to be
+heard of. A read per second and balancer is nothing to a cluster, and a member that hangs says nothing by itself.
+"""
+
+CLOSE_WITHIN = 0.8
+"""Seconds to give back leases and duties: round trips for a cluster that answers. For one that does not, their TTLs
+do the same a moment later, and whoever stops a daemon is not held up.
+"""
+
+Read = Callable[[RangeResponse], None]
+Heard = Callable[[Event], None]
+Reached = Callable[[], None]
 
 
 class ClusterLink:
@@ -33,7 +50,7 @@ class ClusterLink:
         self.name = name
         self.client = Coordination(endpoints)
 
-    async def keep(self, part: str, life: Callable[[Callable[[], None]], Awaitable[None]]) -> None:
+    async def keep(self, part: str, life: Callable[[Reached], Awaitable[None]]) -> None:
         """Run `life(reached)` again and again until cancelled; where the cluster fails it, after a pause that grows.
 
         `life` calls `reached` once it has what it needs, and again after it went without. The log tells when a part is
@@ -59,6 +76,23 @@ class ClusterLink:
             await asyncio.sleep(pause)
             pause = min(pause * 2, RETRY_MAX)
 
+    async def follow(self, prefix: str, *, read: Read, heard: Heard, reached: Reached) -> None:
+        """All keys that begin with `prefix`, and then every change of them, in order, until the cluster fails.
+
+        `read` gets what is there: at the beginning, and again when changes were compacted away before they were heard
+        of; it must drop what is there no more. `heard` gets each change after that. None of them may wait. For use
+        inside a `life` of `keep`. Raises CoordinationError; without a reachable member it may also just wait.
+        """
+        while True:
+            answer = await self.client.get_prefix(prefix)
+            read(answer)
+            watch = self.client.watch(prefix, prefix=True, start_revision=answer.header.revision + 1, idle=IDLE)
+            with suppress(CompactedError):
+                async with watch:
+                    reached()
+                    async for event in watch:
+                        heard(event)
+
     async def close(self) -> None:
-        """Give back what is held, as far as the cluster answers."""
-        await self.client.close()
+        """Give back what is held, as far as the cluster answers within CLOSE_WITHIN."""
+        await self.client.close(CLOSE_WITHIN)

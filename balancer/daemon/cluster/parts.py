@@ -4,8 +4,11 @@ import asyncio
 from collections.abc import Sequence
 
 from balancer.config.model import Config, Coordination, ResolvedBackend
+from balancer.daemon.cluster.duties import Duties
 from balancer.daemon.cluster.link import ClusterLink
+from balancer.daemon.cluster.nodes import Nodes
 from balancer.daemon.cluster_member import ClusterMember
+from balancer.telemetry.aggregate import Aggregate
 
 
 class ClusterParts:
@@ -15,8 +18,10 @@ class ClusterParts:
     use. None of them waits for the cluster.
     """
 
-    def __init__(self, link: ClusterLink) -> None:
+    def __init__(self, link: ClusterLink, counted: Aggregate) -> None:
         self._link = link
+        self.nodes = Nodes(link)
+        self.duties = Duties(link, counted)
 
     def extend(self, file: Config) -> Config:
         """The configuration with all backends."""
@@ -27,16 +32,17 @@ class ClusterParts:
 
     async def run(self) -> None:
         """Until cancelled."""
-        async with asyncio.TaskGroup():
-            pass
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.nodes.run())
+            tasks.create_task(self.duties.run())
 
     async def close(self) -> None:
         """Leave the cluster in order."""
         await self._link.close()
 
 
-def join(settings: Coordination | None, member: ClusterMember | None) -> ClusterParts | None:
+def join(settings: Coordination | None, member: ClusterMember | None, counted: Aggregate) -> ClusterParts | None:
     """What the configuration asks for; None = this balancer is on its own."""
     if settings is None:
         return None
-    return ClusterParts(ClusterLink(settings, None if member is None else member.url))
+    return ClusterParts(ClusterLink(settings, None if member is None else member.url), counted)
