@@ -38,7 +38,10 @@ Reached = Callable[[], None]
 
 
 class ClusterLink:
-    """`client` speaks to the cluster; `name` is this balancer's there. Made inside the running loop."""
+    """`client` speaks to the cluster; `name` is this balancer's there. Made inside the running loop.
+
+    `embedded`: the cluster is the balancers' own, and not an etcd.
+    """
 
     def __init__(self, settings: Settings, member_url: str | None) -> None:
         if settings.embedded is not None:
@@ -48,7 +51,11 @@ class ClusterLink:
             assert settings.etcd is not None, "validation: one of the two"
             endpoints, name = list(settings.etcd.endpoints), settings.etcd.name or socket.gethostname()
         self.name = name
+        self.embedded = settings.embedded is not None
         self.client = Coordination(endpoints)
+        self._lives = 0  # that `keep` runs
+        self._over = asyncio.Event()  # there is none
+        self._over.set()
 
     async def keep(self, part: str, life: Callable[[Reached], Awaitable[None]]) -> None:
         """Run `life(reached)` again and again until cancelled; where the cluster fails it, after a pause that grows.
@@ -66,15 +73,22 @@ class ClusterLink:
                 cut_off = False
                 log.info(events.CLUSTER_REACHED, part=part)
 
-        while True:
-            try:
-                await life(reached)
-            except CoordinationError as error:
-                if not cut_off:
-                    cut_off = True
-                    log.warning(events.CLUSTER_CUT_OFF, part=part, error=str(error))
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, RETRY_MAX)
+        self._lives += 1
+        self._over.clear()
+        try:
+            while True:
+                try:
+                    await life(reached)
+                except CoordinationError as error:
+                    if not cut_off:
+                        cut_off = True
+                        log.warning(events.CLUSTER_CUT_OFF, part=part, error=str(error))
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, RETRY_MAX)
+        finally:
+            self._lives -= 1
+            if not self._lives:
+                self._over.set()
 
     async def follow(self, prefix: str, *, read: Read, heard: Heard, reached: Reached) -> None:
         """All keys that begin with `prefix`, and then every change of them, in order, until the cluster fails.
@@ -94,5 +108,13 @@ class ClusterLink:
                         heard(event)
 
     async def close(self) -> None:
-        """Give back what is held, as far as the cluster answers within CLOSE_WITHIN."""
-        await self.client.close(CLOSE_WITHIN)
+        """Give back what is held, as far as the cluster answers within CLOSE_WITHIN. To be called once.
+
+        Every `keep` is cancelled by then, and may still be about to give back what it had.
+        """
+        now = asyncio.get_running_loop().time
+        until = now() + CLOSE_WITHIN
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
+                await self._over.wait()
+        await self.client.close(max(0.0, until - now()))
