@@ -14,6 +14,7 @@ class Background:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._last_words: set[asyncio.Task[Any]] = set()
+        self._closed = False
 
     def task(self, work: Coroutine[Any, Any, T], name: str) -> "asyncio.Task[T]":
         """Start a task that is cancelled at the end."""
@@ -30,10 +31,13 @@ class Background:
             async with asyncio.timeout(grace):
                 while self._last_words:  # one may have another
                     await asyncio.wait(self._last_words)
+        self._closed = True
         await _ended(self._last_words)
 
     def _started(self, work: Coroutine[Any, Any, T], name: str, where: "set[asyncio.Task[Any]]") -> "asyncio.Task[T]":
         task = asyncio.get_running_loop().create_task(work, name=name)
+        if self._closed:  # what a cancelled one still had to say
+            task.cancel()
         where.add(task)
         task.add_done_callback(where.discard)
         # Its error is told to who awaits it, if anybody still does.

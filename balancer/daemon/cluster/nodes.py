@@ -15,6 +15,7 @@ from types import MappingProxyType
 import msgspec
 import structlog
 
+from balancer.consensus.client_errors import LeaseLostError
 from balancer.consensus.client_kv import created_at, get, missing, modified_at, put
 from balancer.consensus.client_lease import Lease
 from balancer.coordination.responses import Event, EventType, KeyValue, RangeResponse, TxnResponse
@@ -88,7 +89,7 @@ class Nodes:
     def lease(self) -> Lease | None:
         """What this balancer's life is bound to; further keys may be bound to it. None: it has none now.
 
-        Another one after it was lost: then whatever was bound to it is gone, or about to be, and to be put anew.
+        Another one after it was lost: whatever was bound to that one ends with it within TTL, unless it is put anew.
         """
         return self._lease if self._lease is not None and self._lease.held else None
 
@@ -112,17 +113,24 @@ class Nodes:
 
     async def _belong(self, reached: Reached) -> None:
         """One lease's life."""
-        async with self._link.client.lease(TTL) as lease:
-            self._own_leases.append(lease.id)
-            try:
-                async with lease.while_held():
+        lease = await self._link.client.lease(TTL).start()
+        self._own_leases.append(lease.id)
+        try:
+            async with lease.while_held():
+                while True:
                     created = await self._enter(lease, reached)
                     self._lease = lease
                     self._changed()
                     await self._stay(lease, created)
-            finally:
-                self._lease = None
-                self._changed()
+                    self._lease = None
+        except LeaseLostError:
+            raise  # and not given back: the key may live on and go over to the next one, so that nobody sees a gap
+        except BaseException:
+            await lease.give_up()
+            raise
+        finally:
+            self._lease = None
+            self._changed()
 
     async def _enter(self, lease: Lease, reached: Reached) -> int:
         """Put the key, once nobody else has the name. Its create_revision."""
