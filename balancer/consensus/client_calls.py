@@ -17,13 +17,13 @@ from balancer.consensus.client_errors import OutcomeUnknownError, RefusedError, 
 from balancer.consensus.client_http import Lines, Server
 from balancer.consensus.client_json import decoded, encoded, fields
 from balancer.coordination.errors import Code
-from balancer.coordination.refusals import ALREADY_ANSWERED, ANSWER_TOO_LARGE, UNKNOWN_SESSION
+from balancer.coordination.refusals import ALREADY_ANSWERED, ANSWER_TOO_LARGE, TOO_MANY_REQUESTS, UNKNOWN_SESSION
 
 T = TypeVar("T")
 
 _SESSION_PATH = "/v3/balancer/session"
-_DONE = (ALREADY_ANSWERED.message, ANSWER_TOO_LARGE.message)
-_UNKNOWN_OUTCOME = "this change may have been done, or not"
+# Refusals of an attempt that say nothing of the attempts before it.
+_IN_DOUBT = (UNKNOWN_SESSION.message, TOO_MANY_REQUESTS.message)
 
 
 class _Session(msgspec.Struct):
@@ -67,15 +67,12 @@ class Calls:
             try:
                 return decoded(await self._ask(path, fields(request), ticket), answer)
             except RefusedError as error:
-                if error.message in _DONE:
-                    raise OutcomeUnknownError(f"this change was done, but its answer is lost ({error})") from None
-                if error.message != UNKNOWN_SESSION.message:
+                if error.message == UNKNOWN_SESSION.message and ticket is not None and self._session == ticket.session:
+                    self._session = 0  # long unused and given up
+                _check_outcome(error)
+                if error.message != UNKNOWN_SESSION.message or ticket is None:
                     raise
-                if error.doubtful or ticket is None:
-                    raise OutcomeUnknownError(f"{_UNKNOWN_OUTCOME}: {error}") from None
-                # It was long unused and is given up. The change was sent once and refused: begin anew.
-                if self._session == ticket.session:
-                    self._session = 0
+                # Sent once, and refused: begin anew with a session that was just opened.
             finally:
                 if ticket is not None:
                     self._open.discard(ticket)
@@ -124,3 +121,11 @@ class Calls:
             self._sessions = False
             return
         self._session, self._seq = opened.session, 0
+
+
+def _check_outcome(error: RefusedError) -> None:
+    """Raises OutcomeUnknownError where a refusal leaves open what an earlier attempt of the change did."""
+    if error.message == ANSWER_TOO_LARGE.message:
+        raise OutcomeUnknownError(f"this change was done, but its answer is lost ({error})")
+    if error.message == ALREADY_ANSWERED.message or (error.doubtful and error.message in _IN_DOUBT):
+        raise OutcomeUnknownError(f"this change may have been done, or not: {error}")

@@ -12,11 +12,14 @@ import msgspec
 
 from balancer import __version__
 from balancer.consensus.gateway_errors import JSON, PERMISSION_DENIED, TOO_LARGE, error_answer, opaque, refusal
-from balancer.consensus.gateway_json import Decoder, Encoder
+from balancer.consensus.gateway_json import Decoder, Encoder, json_value
 from balancer.consensus.gateway_streams import GatewayStreams
 from balancer.consensus.service_face import Service
 from balancer.coordination import requests, responses
+from balancer.coordination.command import RegisterSessionResponse, Ticket
 from balancer.coordination.errors import Code, CoordinationError
+from balancer.coordination.refusals import NO_TICKET
+from balancer.coordination.sessions import CLIENTS_FROM
 from balancer.transport.host_check import HostCheck
 from balancer.transport.http_server import HttpServer, Request, Response
 
@@ -51,6 +54,17 @@ class MemberListRequest(msgspec.Struct, frozen=True):
 
 class EmptyRequest(msgspec.Struct, frozen=True):
     pass
+
+
+class _Numbers(msgspec.Struct, frozen=True):
+    """What a change has beside its own fields when a client numbered it. etcd has no such fields, and ignores them."""
+
+    session: int = 0
+    seq: int = 0
+    answered_below: int = 0
+
+
+_numbers = Decoder(_Numbers)
 
 
 class Gateway:
@@ -150,15 +164,38 @@ def _not_allowed(allowed: str) -> Response:
 
 def _unary(kind: type[Q], call: Callable[[Q], Awaitable[R]], answer_kind: type[R]) -> Route:
     """The route of a method that takes one message and answers with one."""
-    decode = Decoder(kind, frozenset([requests.RequestOp])).decode
+    return _route(kind, lambda asked, _: call(asked), answer_kind)
+
+
+def _change(kind: type[Q], call: Callable[[Q, Ticket | None], Awaitable[R]], answer_kind: type[R]) -> Route:
+    """The same of a change that a client may have numbered."""
+    return _route(kind, lambda asked, value: call(asked, _ticket(value)), answer_kind)
+
+
+def _ticket(value: dict[str, Any]) -> Ticket | None:
+    """How the client numbered its change. Raises CoordinationError."""
+    if "session" not in value:
+        return None
+    numbers = _numbers.convert(value)
+    if not numbers.session:
+        return None
+    if numbers.session < CLIENTS_FROM or numbers.seq < 1 or not 0 <= numbers.answered_below <= numbers.seq:
+        raise NO_TICKET.error()
+    return Ticket(numbers.session, numbers.seq, numbers.answered_below)
+
+
+def _route(kind: type[Q], call: Callable[[Q, dict[str, Any]], Awaitable[R]], answer_kind: type[R]) -> Route:
+    """`call` gets the message, and the JSON object that it was."""
+    decode = Decoder(kind, frozenset([requests.RequestOp])).convert
     encode = Encoder(answer_kind).encode
 
     async def answer(request: Request) -> Response:
         try:
-            asked = decode(request.body)
+            value = json_value(request.body)
+            asked = decode(value)
             if len(request.body) > REQUEST_MAX and len(msgspec.msgpack.encode(asked)) > REQUEST_MAX:
                 return error_answer(Code.INVALID_ARGUMENT, TOO_LARGE)
-            told = await call(asked)
+            told = await call(asked, value)
         except CoordinationError as error:
             return error_answer(error.code, error.message)
         return Response(200, encode(told), JSON)
@@ -167,12 +204,16 @@ def _unary(kind: type[Q], call: Callable[[Q], Awaitable[R]], answer_kind: type[R
 
 
 def _key_routes(service: Service) -> Mapping[str, Route]:
+    async def open_session(request: EmptyRequest) -> RegisterSessionResponse:
+        return await service.open_session()
+
     return {
+        "/v3/balancer/session": _unary(EmptyRequest, open_session, RegisterSessionResponse),
         "/v3/kv/range": _unary(requests.RangeRequest, service.range, responses.RangeResponse),
-        "/v3/kv/put": _unary(requests.PutRequest, service.put, responses.PutResponse),
-        "/v3/kv/deleterange": _unary(requests.DeleteRangeRequest, service.delete_range, responses.DeleteRangeResponse),
-        "/v3/kv/txn": _unary(requests.TxnRequest, service.txn, responses.TxnResponse),
-        "/v3/kv/compaction": _unary(requests.CompactionRequest, service.compact, responses.CompactionResponse),
+        "/v3/kv/put": _change(requests.PutRequest, service.put, responses.PutResponse),
+        "/v3/kv/deleterange": _change(requests.DeleteRangeRequest, service.delete_range, responses.DeleteRangeResponse),
+        "/v3/kv/txn": _change(requests.TxnRequest, service.txn, responses.TxnResponse),
+        "/v3/kv/compaction": _change(requests.CompactionRequest, service.compact, responses.CompactionResponse),
     }
 
 
@@ -180,13 +221,13 @@ def _lease_routes(service: Service) -> Mapping[str, Route]:
     async def all_leases(request: EmptyRequest) -> responses.LeaseLeasesResponse:
         return await service.leases()
 
-    revoke = _unary(requests.LeaseRevokeRequest, service.lease_revoke, responses.LeaseRevokeResponse)
+    revoke = _change(requests.LeaseRevokeRequest, service.lease_revoke, responses.LeaseRevokeResponse)
     time_to_live = _unary(
         requests.LeaseTimeToLiveRequest, service.lease_time_to_live, responses.LeaseTimeToLiveResponse
     )
     leases = _unary(EmptyRequest, all_leases, responses.LeaseLeasesResponse)
     return {
-        "/v3/lease/grant": _unary(requests.LeaseGrantRequest, service.lease_grant, responses.LeaseGrantResponse),
+        "/v3/lease/grant": _change(requests.LeaseGrantRequest, service.lease_grant, responses.LeaseGrantResponse),
         "/v3/lease/revoke": revoke,
         "/v3/kv/lease/revoke": revoke,
         "/v3/lease/timetolive": time_to_live,

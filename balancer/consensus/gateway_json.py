@@ -53,18 +53,23 @@ class Decoder(Generic[S]):
 
         What follows the first object is left alone, as etcd does.
         """
-        try:
-            value = msgspec.json.decode(text)
-        except msgspec.DecodeError as error:
-            value = _first_value(text, str(error))
-        except (RecursionError, UnicodeDecodeError):
-            raise JsonError("JSON that is nested too deeply, or not UTF-8") from None
-        return self.convert({} if value is None else value)
+        return self.convert(json_value(text))
 
     def convert(self, value: Any) -> S:
         """The message of a decoded JSON value. Raises JsonError."""
         message: S = self._read(value, 0)
         return message
+
+
+def json_value(text: bytes) -> Any:
+    """The JSON value that `text` begins with; {} for nothing and for null. Raises JsonError."""
+    try:
+        value = msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        value = _first_value(text, str(error))
+    except (RecursionError, UnicodeDecodeError):
+        raise JsonError("JSON that is nested too deeply, or not UTF-8") from None
+    return {} if value is None else value
 
 
 def _first_value(text: bytes, fault: str) -> Any:

@@ -14,7 +14,7 @@ from balancer.consensus.membership_changes import MembershipChanges
 from balancer.consensus.peer_frames import ChangeKind, Member
 from balancer.consensus.service import CoordinationService
 from balancer.coordination import requests, responses
-from balancer.coordination.command import Request
+from balancer.coordination.command import Request, Ticket
 from balancer.coordination.errors import Code, CoordinationError
 from balancer.coordination.state_machine import StateMachine
 from balancer.raft.log_entry import NodeId
@@ -52,11 +52,11 @@ class MemberService(CoordinationService):
         assert self._driver is not None, "drive comes first"
         return self._driver
 
-    async def apply(self, request: Request) -> msgspec.Struct:
+    async def apply(self, request: Request, ticket: Ticket | None = None) -> msgspec.Struct:
         """See CoordinationService. The answer is this member's own, made when it applied the command."""
         driver, now = self._running, monotonic()
         answered: asyncio.Future[object] = self._loop.create_future()
-        driver.replica.submit(request, now, now + REQUEST_TIMEOUT, _once(answered))
+        driver.replica.submit(request, now, now + REQUEST_TIMEOUT, _once(answered), ticket=ticket)
         driver.poke()
         answer = await answered
         if isinstance(answer, CoordinationError):

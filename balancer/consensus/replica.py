@@ -10,15 +10,17 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
+from balancer.consensus.numbered_proposals import NumberedProposals
 from balancer.consensus.peer_frames import Change, ChangeReply, Forward, ForwardReply, Frame, KeepAlive, KeepAliveReply
 from balancer.consensus.proposals import Done, Proposals, no_leader, timed_out
 from balancer.consensus.read_rounds import ReadRounds, Turn
-from balancer.coordination.command import Command, RegisterSessionResponse, Request, encode
+from balancer.coordination.command import Command, RegisterSessionResponse, Request, Ticket, encode
 from balancer.coordination.errors import CoordinationError
 from balancer.coordination.lessor import Lessor, Renewal
 from balancer.coordination.requests import LeaseRevokeRequest
 from balancer.coordination.responses import LeaseGrantResponse
 from balancer.coordination.revision_log import Changes
+from balancer.coordination.sessions import CLIENTS_FROM
 from balancer.coordination.state_machine import Applied, StateMachine
 from balancer.raft.log_entry import Entry, EntryKind, Membership, NodeId, SnapshotMark
 from balancer.raft.message import Message
@@ -68,6 +70,7 @@ class Replica:
         self._outlet = outlet
         self._grace = grace
         self._proposals = Proposals(self._carry, token)
+        self._numbered = NumberedProposals(self._carry)
         self._reads = ReadRounds(self._begin_round)
         self._lessor = Lessor()
         self._now = 0.0
@@ -102,10 +105,18 @@ class Replica:
         """When leases end: of meaning on the leader only."""
         return self._lessor
 
-    def submit(self, request: Request, now: float, deadline: float, done: Done) -> None:
-        """Have a request applied by all. `done` hears the answer or the CoordinationError, exactly once."""
+    def submit(
+        self, request: Request, now: float, deadline: float, done: Done, *, ticket: Ticket | None = None
+    ) -> None:
+        """Have a request applied by all. `done` hears the answer or the CoordinationError, exactly once.
+
+        With the `ticket` of a client it is applied once however often and wherever it is submitted.
+        """
         self._now = now
-        self._proposals.submit(request, now, deadline, done)
+        if ticket is None:
+            self._proposals.submit(request, now, deadline, done)
+        else:
+            self._numbered.submit(request, ticket, now, deadline=deadline, done=done)
 
     def read(self, now: float, deadline: float, turn: Turn) -> None:
         """`turn` is called when `machine` holds everything that was answered anywhere before this call."""
@@ -135,6 +146,7 @@ class Replica:
             case ForwardReply():
                 if not frame.accepted:
                     self._proposals.refused(frame.request_id)
+                    self._numbered.refused(frame.request_id)
             case KeepAlive():
                 self._keep_alive_for(sender, frame)
             case KeepAliveReply():
@@ -152,6 +164,7 @@ class Replica:
         self._now = now
         self._node.tick()
         self._proposals.tick(now)
+        self._numbered.tick(now)
         self._reads.tick(now)
         for number in [each for each, (_, deadline) in self._kept_alive.items() if deadline <= now]:
             self._kept_alive.pop(number)[0](timed_out())
@@ -179,6 +192,7 @@ class Replica:
     def close(self) -> None:
         """The member ends: everybody who waits is told."""
         self._proposals.close()
+        self._numbered.close()
         self._reads.close(no_leader())
         kept_alive, self._kept_alive = self._kept_alive, {}
         for done, _ in kept_alive.values():
@@ -240,7 +254,9 @@ class Replica:
                 self._lessor.granted(answer.ID, answer.TTL, self._now)
             elif isinstance(command.request, LeaseRevokeRequest):
                 self._lessor.revoked(command.request.ID)
-        if command.session:
+        if command.session >= CLIENTS_FROM:
+            self._numbered.applied(command.session, command.seq, answer)
+        elif command.session:
             self._proposals.applied(command.session, command.seq, answer)
         elif isinstance(answer, RegisterSessionResponse):
             self._proposals.registered(command.seq, answer.session, self._now)
@@ -263,6 +279,7 @@ class Replica:
         for done, _ in kept_alive.values():
             done(no_leader())
         self._proposals.leader_changed(self._now)
+        self._numbered.leader_changed(self._now)
         self._reads.leader_changed()
         self._reads.pump(self._now)
 

@@ -16,10 +16,15 @@ import msgspec
 
 from balancer.coordination import elections, locks, requests, responses
 from balancer.coordination.checks import check_txn
-from balancer.coordination.command import Request
+from balancer.coordination.command import RegisterSession, RegisterSessionResponse, Request, Ticket
 from balancer.coordination.errors import Code, CoordinationError
 from balancer.coordination.leases import to_propose
-from balancer.coordination.refusals import ELECTION_SESSION_EXPIRED, LEADER_NOT_GIVEN, LOCK_SESSION_EXPIRED
+from balancer.coordination.refusals import (
+    ELECTION_SESSION_EXPIRED,
+    LEADER_NOT_GIVEN,
+    LOCK_SESSION_EXPIRED,
+    NUMBER_USED,
+)
 from balancer.coordination.revision_log import Changes
 from balancer.coordination.state_machine import StateMachine
 from balancer.coordination.transactions import is_read_only
@@ -50,8 +55,8 @@ class CoordinationService(abc.ABC):
     # ---- what a subclass gives
 
     @abc.abstractmethod
-    async def apply(self, request: Request) -> msgspec.Struct:
-        """Have all members apply it; its answer. Raises CoordinationError."""
+    async def apply(self, request: Request, ticket: Ticket | None = None) -> msgspec.Struct:
+        """Have all members apply it, once for each `ticket`; its answer. Raises CoordinationError."""
 
     @abc.abstractmethod
     async def catch_up(self) -> None:
@@ -110,36 +115,48 @@ class CoordinationService(abc.ABC):
             await self.catch_up()
         return self._headed(self._machine.range(request))
 
-    async def put(self, request: requests.PutRequest) -> responses.PutResponse:
+    async def put(self, request: requests.PutRequest, ticket: Ticket | None = None) -> responses.PutResponse:
         """Write one key."""
-        return await self._do(request, responses.PutResponse)
+        return await self._do(request, responses.PutResponse, ticket)
 
-    async def delete_range(self, request: requests.DeleteRangeRequest) -> responses.DeleteRangeResponse:
+    async def delete_range(
+        self, request: requests.DeleteRangeRequest, ticket: Ticket | None = None
+    ) -> responses.DeleteRangeResponse:
         """Delete keys."""
-        return await self._do(request, responses.DeleteRangeResponse)
+        return await self._do(request, responses.DeleteRangeResponse, ticket)
 
-    async def txn(self, request: requests.TxnRequest) -> responses.TxnResponse:
+    async def txn(self, request: requests.TxnRequest, ticket: Ticket | None = None) -> responses.TxnResponse:
         """Compare, then do one of two lists of operations."""
         check_txn(request)
         if is_read_only(request):
             await self.catch_up()
             return self._headed(self._machine.read_txn(request))
-        return await self._do(request, responses.TxnResponse)
+        return await self._do(request, responses.TxnResponse, ticket)
 
-    async def compact(self, request: requests.CompactionRequest) -> responses.CompactionResponse:
+    async def compact(
+        self, request: requests.CompactionRequest, ticket: Ticket | None = None
+    ) -> responses.CompactionResponse:
         """Forget what was before a revision."""
-        return await self._do(request, responses.CompactionResponse)
+        return await self._do(request, responses.CompactionResponse, ticket)
+
+    async def open_session(self) -> RegisterSessionResponse:
+        """A session for a client that numbers its changes."""
+        return await self._do(RegisterSession(client=True), RegisterSessionResponse)
 
     # ---- leases
 
-    async def lease_grant(self, request: requests.LeaseGrantRequest) -> responses.LeaseGrantResponse:
+    async def lease_grant(
+        self, request: requests.LeaseGrantRequest, ticket: Ticket | None = None
+    ) -> responses.LeaseGrantResponse:
         """Begin a lease."""
         proposed = to_propose(request, least_ttl=self._least_ttl, chosen_id=self._rng.randrange(2**40, 2**62))
-        return await self._do(proposed, responses.LeaseGrantResponse)
+        return await self._do(proposed, responses.LeaseGrantResponse, ticket)
 
-    async def lease_revoke(self, request: requests.LeaseRevokeRequest) -> responses.LeaseRevokeResponse:
+    async def lease_revoke(
+        self, request: requests.LeaseRevokeRequest, ticket: Ticket | None = None
+    ) -> responses.LeaseRevokeResponse:
         """End a lease and delete its keys."""
-        return await self._do(request, responses.LeaseRevokeResponse)
+        return await self._do(request, responses.LeaseRevokeResponse, ticket)
 
     async def lease_keep_alive(self, lease: int) -> responses.LeaseKeepAliveResponse:
         """Give a lease its full TTL again. The header is of before: never later than a revocation that comes then."""
@@ -282,9 +299,10 @@ class CoordinationService(abc.ABC):
 
     # ---- answers
 
-    async def _do(self, request: Request, kind: type[R]) -> R:
-        answer = await self.apply(request)
-        assert isinstance(answer, kind)
+    async def _do(self, request: Request, kind: type[R], ticket: Ticket | None = None) -> R:
+        answer = await self.apply(request, ticket)
+        if not isinstance(answer, kind):  # a client gave a number twice, and this is the answer to the first
+            raise NUMBER_USED.error()
         return self._headed(answer)
 
     def _headed(self, response: R) -> R:

@@ -7,6 +7,7 @@ cancelled is withdrawn: who waited for a lock is taken out of its queue. What wa
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Protocol
 
+from balancer.coordination.command import RegisterSessionResponse, Ticket
 from balancer.coordination.requests import (
     CampaignRequest,
     CompactionRequest,
@@ -78,27 +79,33 @@ class WatchStream(Protocol):
 
 
 class Service(Protocol):
-    """The coordination service of one member; a follower forwards what only the leader can do."""
+    """The coordination service of one member; a follower forwards what only the leader can do.
+
+    A change with a `ticket` is done once, however often and to whichever members it is sent: the answer is the same.
+    """
 
     async def range(self, request: RangeRequest) -> RangeResponse:
         """Read keys: linearizable, unless `serializable` says that this member's state is good enough."""
 
-    async def put(self, request: PutRequest) -> PutResponse:
+    async def put(self, request: PutRequest, ticket: Ticket | None = None) -> PutResponse:
         """Write one key."""
 
-    async def delete_range(self, request: DeleteRangeRequest) -> DeleteRangeResponse:
+    async def delete_range(self, request: DeleteRangeRequest, ticket: Ticket | None = None) -> DeleteRangeResponse:
         """Delete keys."""
 
-    async def txn(self, request: TxnRequest) -> TxnResponse:
+    async def txn(self, request: TxnRequest, ticket: Ticket | None = None) -> TxnResponse:
         """Compare, then do one of two lists of operations, as one revision."""
 
-    async def compact(self, request: CompactionRequest) -> CompactionResponse:
+    async def compact(self, request: CompactionRequest, ticket: Ticket | None = None) -> CompactionResponse:
         """Forget what was before a revision."""
 
-    async def lease_grant(self, request: LeaseGrantRequest) -> LeaseGrantResponse:
+    async def open_session(self) -> RegisterSessionResponse:
+        """A session for a client that numbers its changes; of too many the least recently used goes (`sessions`)."""
+
+    async def lease_grant(self, request: LeaseGrantRequest, ticket: Ticket | None = None) -> LeaseGrantResponse:
         """Begin a lease. With ID 0 the service chooses one."""
 
-    async def lease_revoke(self, request: LeaseRevokeRequest) -> LeaseRevokeResponse:
+    async def lease_revoke(self, request: LeaseRevokeRequest, ticket: Ticket | None = None) -> LeaseRevokeResponse:
         """End a lease and delete its keys."""
 
     async def lease_keep_alive(self, lease: int) -> LeaseKeepAliveResponse:

@@ -1,6 +1,6 @@
 """What a log entry holds: a request that changes the state, and who asked, so that it is done once (thesis 6.3)."""
 
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 
@@ -26,8 +26,13 @@ from balancer.coordination.responses import (
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
-class RegisterSession(msgspec.Struct, frozen=True, tag="register"):
-    """Asks for a session; its number is the index of the entry that holds this command."""
+class RegisterSession(msgspec.Struct, frozen=True, tag="register", omit_defaults=True):
+    """Asks for a session, whose number comes from the index of the entry that holds this command.
+
+    `client`: for somebody outside; those have numbers that no member has (`sessions.CLIENTS_FROM`).
+    """
+
+    client: bool = False
 
 
 class RegisterSessionResponse(msgspec.Struct, frozen=True, tag="register", omit_defaults=True):
@@ -69,6 +74,14 @@ class Command(msgspec.Struct, frozen=True, array_like=True):
     answered_below: Number
     request: Request
     decided_term: Number = 0
+
+
+class Ticket(NamedTuple):
+    """How a client named its change, so that it may send it again; the fields as in `Command`."""
+
+    session: int
+    seq: int
+    answered_below: int
 
 
 _encoder = msgspec.msgpack.Encoder()

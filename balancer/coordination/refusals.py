@@ -43,3 +43,8 @@ DAMAGED_COMMAND = Refusal(Code.UNKNOWN, "coordination: the log holds a command t
 UNKNOWN_SESSION = Refusal(Code.UNAVAILABLE, "coordination: the session is unknown or was given up")
 ALREADY_ANSWERED = Refusal(Code.UNAVAILABLE, "coordination: this command was answered before")
 ANSWER_TOO_LARGE = Refusal(Code.UNAVAILABLE, "coordination: the command was done; its answer was too large to keep")
+NUMBER_USED = Refusal(Code.INVALID_ARGUMENT, "coordination: this number of the session was given to another change")
+NO_TICKET = Refusal(
+    Code.INVALID_ARGUMENT,
+    "coordination: a numbered change has a session that was opened, a seq from 1 on, and answered_below up to that",
+)

@@ -13,7 +13,10 @@ from balancer.coordination.refusals import ALREADY_ANSWERED, ANSWER_TOO_LARGE, T
 from balancer.coordination.responses import DeleteRangeResponse, KeyValue, PutResponse, RangeResponse, TxnResponse
 
 SESSIONS_MAX = 1000
-"""A member has one for each of its starts, a client one: the least recently used goes."""
+"""Of members, which have one for each of their starts, and as many of clients: the least recently used of them goes."""
+
+CLIENTS_FROM = 1 << 62
+"""Sessions of clients have numbers from here on, those of members lower ones: who is outside cannot name a member's."""
 
 ANSWERS_MAX = 4096
 """Unconfirmed answers per session; more than a member has commands under way. Further commands are refused."""
@@ -21,53 +24,81 @@ ANSWERS_MAX = 4096
 ANSWER_SIZE_MAX = 256 * 1024
 """Bytes of keys and values in an answer that is kept. A larger one is given once, and its repetition refused."""
 
+SESSION_SIZE_MAX = 4 * 1024 * 1024
+"""Bytes of a session's unconfirmed answers. One that would be more counts as too large."""
+
+SIZE_MAX = 64 * 1024 * 1024
+"""Bytes of all unconfirmed answers: above it, the least recently used sessions go."""
+
+ANSWER_COST = 256
+"""Bytes counted for an answer beside its keys and values."""
+
 Answer = Result | CoordinationError
 
 
 class Session:
-    """One client's place in its own sequence."""
+    """One client's place in its own sequence. `size`: bytes that its answers count for."""
 
-    __slots__ = ("answered_below", "answers")
+    __slots__ = ("answered_below", "answers", "size")
 
     def __init__(self, answered_below: int = 0) -> None:
         self.answered_below = answered_below
         self.answers: dict[int, Answer] = {}
+        self.size = 0
 
 
 class Sessions:
-    """All sessions, the least recently used first."""
+    """All sessions. `size`: bytes that all answers count for.
+
+    Those of members apart from those of clients, so that no number of clients makes a member lose its own.
+    """
 
     def __init__(self) -> None:
-        self._sessions: dict[int, Session] = {}
+        self.size = 0
+        self._of_members: dict[int, Session] = {}  # the least recently used first
+        self._of_clients: dict[int, Session] = {}
 
     def __len__(self) -> int:
-        return len(self._sessions)
+        return len(self._of_members) + len(self._of_clients)
 
     def __iter__(self) -> Iterator[tuple[int, Session]]:
-        """From the least recently used on."""
-        return iter(self._sessions.items())
+        """Those of members, then those of clients, each from the least recently used on."""
+        yield from self._of_members.items()
+        yield from self._of_clients.items()
 
-    def register(self, index: int) -> None:
-        """A new session whose number is the index of the entry that asked for it."""
-        if len(self._sessions) >= SESSIONS_MAX:
-            del self._sessions[next(iter(self._sessions))]
-        self._sessions[index] = Session()
+    def _like(self, number: int) -> dict[int, Session]:
+        return self._of_clients if number >= CLIENTS_FROM else self._of_members
+
+    def register(self, number: int) -> None:
+        """A new session."""
+        sessions = self._like(number)
+        if len(sessions) >= SESSIONS_MAX:
+            self._give_up_one(sessions)
+        sessions[number] = Session()
 
     def restore(self, number: int, session: Session) -> None:
         """Put back what `__iter__` gave, in that order."""
-        self._sessions[number] = session
+        self._like(number)[number] = session
+
+    def restore_answer(self, number: int, seq: int, answer: Answer) -> None:
+        """Put back an answer of a session that was restored. Raises ValueError for what no session can hold."""
+        session = self._like(number).get(number)
+        if session is None or seq in session.answers:
+            raise ValueError(f"an answer of session {number} out of place")
+        self._add(session, seq, answer)
 
     def recall(self, command: Command) -> Answer | None:
         """The answer to a command that was done before; None = it is new and is to be done now, then `keep` it.
 
         Raises CoordinationError where it must not be done.
         """
-        session = self._sessions.pop(command.session, None)
+        sessions = self._like(command.session)
+        session = sessions.pop(command.session, None)
         if session is None:
             raise UNKNOWN_SESSION.error()
-        self._sessions[command.session] = session  # the most recently used now
+        sessions[command.session] = session  # the most recently used now
         if command.answered_below > session.answered_below:
-            _confirm(session, command.answered_below)
+            self._confirm(session, command.answered_below)
         if command.seq < session.answered_below:
             raise ALREADY_ANSWERED.error()
         answer = session.answers.get(command.seq)
@@ -76,20 +107,37 @@ class Sessions:
         return answer
 
     def keep(self, command: Command, answer: Answer) -> None:
-        """Remember what a command was answered."""
-        small = isinstance(answer, CoordinationError) or size(answer) <= ANSWER_SIZE_MAX
-        self._sessions[command.session].answers[command.seq] = answer if small else ANSWER_TOO_LARGE.error()
+        """Remember what a command was answered. It was recalled just now, so its session is the last to be given up."""
+        session = self._like(command.session)[command.session]
+        added = size(answer)
+        if added > ANSWER_SIZE_MAX or session.size + added > SESSION_SIZE_MAX:
+            answer = ANSWER_TOO_LARGE.error()
+        self._add(session, command.seq, answer)
+        for sessions in (self._of_clients, self._of_members):
+            while self.size > SIZE_MAX and sessions and next(iter(sessions.values())) is not session:
+                self._give_up_one(sessions)
 
+    def _give_up_one(self, sessions: dict[int, Session]) -> None:
+        self.size -= sessions.pop(next(iter(sessions))).size
 
-def _confirm(session: Session, answered_below: int) -> None:
-    """The client has the answers below this number. O(newly confirmed), or O(kept) after a leap."""
-    answers = session.answers
-    if answered_below - session.answered_below > len(answers):
-        session.answers = {seq: answer for seq, answer in answers.items() if seq >= answered_below}
-    else:
-        for seq in range(session.answered_below, answered_below):
-            answers.pop(seq, None)
-    session.answered_below = answered_below
+    def _add(self, session: Session, seq: int, answer: Answer) -> None:
+        cost = ANSWER_COST + size(answer)
+        session.answers[seq] = answer
+        session.size += cost
+        self.size += cost
+
+    def _confirm(self, session: Session, answered_below: int) -> None:
+        """The client has the answers below this number. O(newly confirmed), or O(kept) after a leap."""
+        answers = session.answers
+        if answered_below - session.answered_below > len(answers):
+            confirmed = [seq for seq in answers if seq < answered_below]
+        else:
+            confirmed = [seq for seq in range(session.answered_below, answered_below) if seq in answers]
+        for seq in confirmed:
+            cost = ANSWER_COST + size(answers.pop(seq))
+            session.size -= cost
+            self.size -= cost
+        session.answered_below = answered_below
 
 
 def size(answer: object) -> int:
@@ -102,7 +150,7 @@ def size(answer: object) -> int:
         return sum(map(_size, answer.prev_kvs))
     if isinstance(answer, TxnResponse):
         return sum(
-            size(part)
+            64 + size(part)
             for response in answer.responses
             for part in (
                 response.response_range,
@@ -110,6 +158,7 @@ def size(answer: object) -> int:
                 response.response_delete_range,
                 response.response_txn,
             )
+            if part is not None
         )
     return 0
 

@@ -168,7 +168,6 @@ class Reader:
         self._section = -1  # where in _SECTIONS the last block was
         self._state = StateMachine()
         self._revision: list[KeyValue] = []  # changes of a revision whose end was not seen yet
-        self._sessions: dict[int, Session] = {}
         self._hash = b""
         self._read_bytes = blake2b(digest_size=16)
 
@@ -232,8 +231,7 @@ class Reader:
                 self._restore_change(KeyValue(*fields))
         elif isinstance(block, _Sessions):
             for number, answered_below in block.sessions:
-                self._sessions[number] = Session(answered_below)
-                state.sessions.restore(number, self._sessions[number])
+                state.sessions.restore(number, Session(answered_below))
         elif isinstance(block, _Answers):
             for answer in block.answers:
                 self._restore_answer(*answer)
@@ -265,10 +263,5 @@ class Reader:
         self._hash = end.hash
 
     def _restore_answer(self, number: int, seq: int, code: int, message: str, answer: Result | None) -> None:
-        session = self._sessions.get(number)
-        if session is None or seq in session.answers:
-            raise ValueError(f"an answer of session {number} out of place")
-        if answer is None:
-            session.answers[seq] = CoordinationError(Code(code), message)
-        else:
-            session.answers[seq] = answer
+        given = CoordinationError(Code(code), message) if answer is None else answer
+        self._state.sessions.restore_answer(number, seq, given)

@@ -44,7 +44,7 @@ from balancer.coordination.responses import (
     TxnResponse,
 )
 from balancer.coordination.revision_log import Changes
-from balancer.coordination.sessions import Answer, Sessions
+from balancer.coordination.sessions import CLIENTS_FROM, Answer, Sessions
 from balancer.errors import BalancerError
 
 QUOTA = 256 * 1024 * 1024
@@ -196,9 +196,10 @@ class StateMachine:
         self.leases.remove(request.ID)
         return LeaseRevokeResponse(self._header())
 
-    def _register(self, _: RegisterSession) -> RegisterSessionResponse:
-        self.sessions.register(self.applied_index)
-        return RegisterSessionResponse(self._header(), self.applied_index)
+    def _register(self, request: RegisterSession) -> RegisterSessionResponse:
+        number = self.applied_index + (CLIENTS_FROM if request.client else 0)
+        self.sessions.register(number)
+        return RegisterSessionResponse(self._header(), number)
 
     def _check_room(self, added: int) -> None:
         if self.size + added > self.quota:

@@ -11,7 +11,7 @@ import msgspec
 from balancer.consensus.gateway import API_VERSION, Gateway
 from balancer.consensus.service import CoordinationService
 from balancer.coordination import requests, responses
-from balancer.coordination.command import Command, Request, encode
+from balancer.coordination.command import Command, Request, Ticket, encode
 from balancer.coordination.errors import CoordinationError
 from balancer.coordination.lessor import Lessor, Renewal
 from balancer.coordination.state_machine import StateMachine
@@ -19,6 +19,7 @@ from balancer.transport.http_server import HttpServer
 
 IDENTITY = 0x1234_5678_9ABC_DEF0
 LEAST_TTL = 1  # seconds
+UNNUMBERED = Ticket(0, 0, 0)
 
 
 class MemoryService(CoordinationService):
@@ -29,20 +30,20 @@ class MemoryService(CoordinationService):
         self._lessor = Lessor()
         self._lessor.promote((), 0.0, 0.0)
 
-    async def apply(self, request: Request) -> msgspec.Struct:
-        return self._apply(request)
+    async def apply(self, request: Request, ticket: Ticket | None = None) -> msgspec.Struct:
+        return self._apply(request, ticket or UNNUMBERED)
 
-    def _apply(self, request: Request) -> msgspec.Struct:
-        data = encode(Command(session=0, seq=0, answered_below=0, request=request))
+    def _apply(self, request: Request, ticket: Ticket = UNNUMBERED) -> msgspec.Struct:
+        data = encode(Command(*ticket, request))
         applied = self.machine.apply(self.machine.applied_index + 1, 1, data)
         self.changed(applied.changes, applied.revision)
         match applied.result:
             case CoordinationError():
                 raise applied.result
-            case responses.LeaseGrantResponse(ID=lease, TTL=ttl):
+            case responses.LeaseGrantResponse(ID=lease, TTL=ttl) if applied.done:
                 self._lessor.granted(lease, ttl, self._now())
                 self._look_at_leases_later()
-            case responses.LeaseRevokeResponse():
+            case responses.LeaseRevokeResponse() if applied.done:
                 assert isinstance(request, requests.LeaseRevokeRequest)
                 self._lessor.revoked(request.ID)
         assert isinstance(applied.result, msgspec.Struct)

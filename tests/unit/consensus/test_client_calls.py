@@ -11,7 +11,7 @@ from balancer.consensus.client_calls import Calls
 from balancer.consensus.client_endpoints import Endpoints
 from balancer.consensus.client_errors import NotReachedError, OutcomeUnknownError, RefusedError, UnsupportedError
 from balancer.consensus.client_kv import PUT
-from balancer.coordination.refusals import ALREADY_ANSWERED, ANSWER_TOO_LARGE, UNKNOWN_SESSION
+from balancer.coordination.refusals import ALREADY_ANSWERED, ANSWER_TOO_LARGE, TOO_MANY_REQUESTS, UNKNOWN_SESSION
 from balancer.coordination.requests import PutRequest
 from balancer.coordination.responses import PutResponse
 from tests.support.coordination_fake import CUT, SILENCE, FakeGateway, ok, refused
@@ -123,18 +123,35 @@ def test_a_session_that_was_given_up_after_a_lost_answer_leaves_the_outcome_unkn
         with pytest.raises(OutcomeUnknownError, match="session is unknown"):
             await put(calls)
         assert len(gateway.bodies(PUT)) == 2
+        assert await put(calls) == 7
+        assert numbers(gateway)[2:] == [(42, 1, 1)]
 
     against(scenario)
 
 
-@pytest.mark.parametrize("refusal", [ALREADY_ANSWERED, ANSWER_TOO_LARGE])
-def test_an_answer_that_is_lost_for_good_is_an_unknown_outcome(refusal: tuple[int, str]) -> None:
+@pytest.mark.parametrize(
+    ("refusal", "told"), [(ALREADY_ANSWERED, "may have been done, or not"), (ANSWER_TOO_LARGE, "was done")]
+)
+def test_an_answer_that_is_lost_for_good_is_an_unknown_outcome(refusal: tuple[int, str], told: str) -> None:
     async def scenario(gateway: FakeGateway, calls: Calls) -> None:
         gateway.on(SESSION, ok(session="41"))
         gateway.on(PUT, refused(503, 14, refusal[1]))
-        with pytest.raises(OutcomeUnknownError, match="was done"):
+        with pytest.raises(OutcomeUnknownError, match=told):
             await put(calls)
         assert len(gateway.bodies(PUT)) == 1
+
+    against(scenario)
+
+
+def test_a_refusal_of_another_attempt_does_not_say_that_nothing_was_done() -> None:
+    async def scenario(gateway: FakeGateway, calls: Calls) -> None:
+        gateway.on(SESSION, ok(session="41"))
+        gateway.on(PUT, CUT, refused(429, 8, TOO_MANY_REQUESTS.message))
+        with pytest.raises(OutcomeUnknownError, match="may have been done, or not: etcdserver: too many requests"):
+            await put(calls)
+        gateway.on(PUT, refused(429, 8, TOO_MANY_REQUESTS.message))
+        with pytest.raises(RefusedError, match="too many requests"):
+            await put(calls)
 
     against(scenario)
 

@@ -12,6 +12,7 @@ import pytest
 from balancer.consensus.gateway import BODY_MAX, REQUEST_MAX, Gateway
 from balancer.consensus.gateway_errors import HTTP_STATUSES
 from balancer.coordination import requests, responses
+from balancer.coordination.command import RegisterSessionResponse
 from balancer.coordination.errors import Code, CoordinationError
 from balancer.coordination.responses import ResponseHeader, WatchResponse
 from balancer.transport.http_server import Request, Response
@@ -258,6 +259,7 @@ METHODS: list[tuple[str, bytes, str, object, msgspec.Struct, bytes]] = [
         b',"kv":{"key":"ZS83"}',
     ),
     ("election/resign", b"{}", "resign", requests.ResignRequest(), responses.ResignResponse(HEADER), b""),
+    ("balancer/session", b"", "open_session", None, RegisterSessionResponse(HEADER, 7), b',"session":"7"'),
     (
         "maintenance/status",
         b"{}",

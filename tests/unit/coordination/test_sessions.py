@@ -1,11 +1,14 @@
 """Exactly once: a command that comes again is not done again, and has the same answer (Raft thesis 6.3)."""
 
+import random
+
 import pytest
 
 from balancer.coordination import sessions
 from balancer.coordination.command import RegisterSession
 from balancer.coordination.errors import Code, CoordinationError
 from balancer.coordination.requests import LeaseGrantRequest, PutRequest, RangeRequest, RequestOp, TxnRequest
+from balancer.coordination.snapshot import Reader, View
 from tests.unit.coordination.machine import Machine, refusal
 
 UNKNOWN = (Code.UNAVAILABLE, "coordination: the session is unknown or was given up")
@@ -166,3 +169,118 @@ def test_a_decision_of_another_term_is_void(machine: Machine) -> None:
     assert 2 not in machine.state.leases
     machine.do(LeaseGrantRequest(TTL=5, ID=2), decided_term=4)
     assert 2 in machine.state.leases
+
+
+# ---- what all of them may hold
+
+
+def reading(key: bytes) -> TxnRequest:
+    """A change whose answer has all of `key`'s value."""
+    return TxnRequest(success=(RequestOp(request_put=PutRequest(b"n")), RequestOp(request_range=RangeRequest(key))))
+
+
+def sizes(machine: Machine) -> tuple[int, int]:
+    """What is said, and what is there."""
+    kept = [answer for _, session in machine.state.sessions for answer in session.answers.values()]
+    return machine.state.sessions.size, sum(sessions.ANSWER_COST + sessions.size(answer) for answer in kept)
+
+
+def test_a_client_s_session_has_a_number_that_no_member_has(machine: Machine) -> None:
+    one = machine.do(RegisterSession(client=True)).session
+    assert one == sessions.CLIENTS_FROM + 1
+    machine.do(PutRequest(b"a"), session=one, seq=1)
+    machine.do(PutRequest(b"a"), session=one, seq=1)
+    assert machine.get(b"a").version == 1
+    assert register(machine) == machine.state.applied_index
+
+
+def test_a_session_keeps_so_many_bytes_and_what_is_more_is_given_once(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "SESSION_SIZE_MAX", 12_000)
+    session = register(machine)
+    machine.put(b"a", b"x" * 3_000)
+    for seq in range(1, 5):
+        assert len(machine.do(reading(b"a"), session=session, seq=seq).responses) == 2
+    for seq in (1, 2, 3):
+        assert len(machine.do(reading(b"a"), session=session, seq=seq).responses) == 2
+    with refusal(Code.UNAVAILABLE, "coordination: the command was done; its answer was too large to keep"):
+        machine.do(reading(b"a"), session=session, seq=4)
+    assert machine.get(b"n").version == 4
+    ((_, kept),) = machine.state.sessions
+    assert kept.size <= 12_000 + sessions.ANSWER_COST
+    machine.do(reading(b"a"), session=session, seq=5, answered_below=5)
+    assert len(machine.do(reading(b"a"), session=session, seq=5).responses) == 2
+    assert sizes(machine)[0] == sizes(machine)[1]
+
+
+def test_above_so_many_bytes_the_least_recently_used_sessions_go(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "SIZE_MAX", 10_000)
+    machine.put(b"a", b"x" * 3_000)
+    hungry = []
+    for _ in range(4):
+        hungry.append(register(machine))
+        machine.do(reading(b"a"), session=hungry[-1], seq=1)
+    assert [number for number, _ in machine.state.sessions] == hungry[-2:]
+    assert sizes(machine)[0] == sizes(machine)[1] <= 10_000
+    with refusal(*UNKNOWN):
+        machine.do(reading(b"a"), session=hungry[0], seq=1)
+    assert machine.get(b"n").version == 4
+
+
+def test_whatever_clients_do_what_is_kept_stays_within_its_bounds(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, bound in (("SESSIONS_MAX", 5), ("ANSWERS_MAX", 6), ("SESSION_SIZE_MAX", 9_000), ("SIZE_MAX", 20_000)):
+        monkeypatch.setattr(sessions, name, bound)
+    rng = random.Random(4)
+    machine.put(b"a", b"x" * 2_000)
+    opened = [machine.do(RegisterSession(client=True)).session]
+    for seq in range(1, 600):
+        if rng.random() < 0.1:
+            opened.append(machine.do(RegisterSession(client=True)).session)
+        below = rng.choice((0, 0, seq - rng.randrange(20)))
+        request = rng.choice((reading(b"a"), PutRequest(b"b"), PutRequest(b"b", lease=9)))
+        machine.apply(request, session=rng.choice(opened[-7:]), seq=seq, answered_below=max(below, 0))
+        said, held = sizes(machine)
+        assert said == held <= 20_000
+        assert len(machine.state.sessions) <= 5
+        for _, kept in machine.state.sessions:
+            assert len(kept.answers) <= 6
+            assert kept.size <= 9_000 + 6 * sessions.ANSWER_COST
+    assert len({number for number, _ in machine.state.sessions}) > 1
+
+
+def test_a_restored_state_counts_the_same_bytes(machine: Machine) -> None:
+    machine.put(b"a", b"x" * 3_000)
+    one, other = register(machine), machine.do(RegisterSession(client=True)).session
+    for seq, request in enumerate((reading(b"a"), PutRequest(b"b", prev_kv=True), PutRequest(b"b", lease=9)), 1):
+        machine.apply(request, session=one, seq=seq)
+        machine.apply(request, session=other, seq=seq)
+    reader = Reader()
+    for piece in View(machine.state).slices():
+        reader.feed(piece)
+    restored = reader.finish().sessions
+    assert restored.size == machine.state.sessions.size == sizes(machine)[1]
+    assert [(number, session.size) for number, session in restored] == [
+        (number, session.size) for number, session in machine.state.sessions
+    ]
+
+
+def test_no_number_of_clients_makes_a_member_lose_its_session(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "SESSIONS_MAX", 2)
+    monkeypatch.setattr(sessions, "SIZE_MAX", 10_000)
+    member = register(machine)
+    machine.do(PutRequest(b"m"), session=member, seq=1)
+    machine.put(b"a", b"x" * 3_000)
+    for _ in range(9):
+        session = machine.do(RegisterSession(client=True)).session
+        for seq in (1, 2):
+            machine.do(reading(b"a"), session=session, seq=seq)
+    assert [number for number, _ in machine.state.sessions][:1] == [member]
+    machine.do(PutRequest(b"m"), session=member, seq=1)
+    assert machine.get(b"m").version == 1
