@@ -9,7 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import httptools
 
@@ -60,8 +60,7 @@ class _Connection(asyncio.Protocol):
     # ---- asyncio and llhttp call these
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's own classes do not derive from it
 
     def data_received(self, data: bytes) -> None:
         if self._answered:
