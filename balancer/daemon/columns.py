@@ -5,10 +5,13 @@ that nothing is under way there. Then the metrics of what is gone are forgotten,
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
+
+import msgspec
 
 from balancer.config.model import Config, ResolvedBackend
-from balancer.daemon.resolve import Resolution, with_slots
+from balancer.daemon.cluster.registrations import BACKENDS_MAX
+from balancer.daemon.resolve import Resolution, is_name, with_slots
 from balancer.daemon.shared_memory import (
     CONNECTION_COLUMNS,
     Allocator,
@@ -21,6 +24,14 @@ from balancer.telemetry.aggregate import Aggregate
 from balancer.telemetry.registry import Known
 
 EVERY = 1.0  # seconds between two looks at what became free
+RESERVED = 8  # one of so many columns is kept free of backends that need not be: for what the file gets later
+ADDRESSES_OF_A_NAME = 16  # for which there is room; each is a backend with a column
+
+
+def room_for(config: Config) -> int:
+    """How many backends there may be at a time, by the file at the start. O(backends)."""
+    written = sum(ADDRESSES_OF_A_NAME if is_name(one) else 1 for pool in config.pools for one in pool.backends)
+    return written + BACKENDS_MAX * sum(pool.backends_from is not None for pool in config.pools)
 
 
 class Columns:
@@ -46,6 +57,30 @@ class Columns:
             self._backends.release(generation, self._busy_backend)
             raise
         return backends, {name: column + 1 for name, column in zip(names, columns, strict=True)}
+
+    def fitting(self, config: Config, resolution: Resolution, optional: Collection[tuple[str, str]]) -> Config:
+        """`config` without those of the `optional` backends (by pool and name) for which no column is left.
+
+        Those that have one stay, then the first ones come, up to what is reserved for others. O(backends), and O(1)
+        without optional ones.
+        """
+        if not optional:
+            return config
+        needed: dict[tuple[str, str], int] = {}  # columns that are not theirs yet
+        for place, addresses in resolution.addresses.items():
+            new = self._backends.new((*place, address) for address in addresses)
+            if new:
+                needed[place] = new
+        left = self._backends.left - self._backends.capacity // RESERVED
+        left -= sum(count for place, count in needed.items() if place not in optional)
+        without = set()
+        for place, count in needed.items():
+            if place in optional:
+                if count > left:
+                    without.add(place)
+                else:
+                    left -= count
+        return _without(config, without) if without else config
 
     def release(self, generation: int) -> None:
         """Nobody uses a generation, any more or at all."""
@@ -87,3 +122,14 @@ class Columns:
 
     def _busy_listener(self, slot: int) -> bool:
         return self._memory.total(Area.CONNECTIONS, slot + 1) > 0
+
+
+def _without(config: Config, backends: Collection[tuple[str, str]]) -> Config:
+    """`config` without these backends."""
+    pools = tuple(
+        msgspec.structs.replace(
+            pool, backends=tuple(one for one in pool.backends if (pool.name, one.name) not in backends)
+        )
+        for pool in config.pools
+    )
+    return msgspec.structs.replace(config, pools=pools)

@@ -7,7 +7,7 @@ memory, TLS files, new addresses, and what every worker says of it.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
@@ -19,6 +19,7 @@ from balancer.daemon import two_phases
 from balancer.daemon.bindings import Bindings, Rebinding
 from balancer.daemon.columns import Columns
 from balancer.daemon.files import FilesError, named_files, read_files
+from balancer.daemon.known_names import KnownNames
 from balancer.daemon.loader import BadConfig, Loader
 from balancer.daemon.messages import Prepare
 from balancer.daemon.process_setup import Settling
@@ -32,6 +33,7 @@ log = structlog.get_logger()
 
 STOPPING = "the daemon is stopping"
 TOLD_MAX = 20  # changes or problems in one log event
+NEW_NAME_TIMEOUT = 1.0  # seconds for names in a change that others wait for; they are asked for again later
 
 
 class NotUsableError(Exception):
@@ -45,10 +47,14 @@ class NotUsableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Altered:
-    """What the operator makes of a file's configuration; `ended` tells in words which live changes it ends."""
+    """What the operator makes of a file's configuration; `ended` tells in words which live changes it ends.
+
+    `optional`: backends by pool and name that are left out where there is no room for them.
+    """
 
     config: Config
     ended: list[str] = field(default_factory=list)
+    optional: frozenset[tuple[str, str]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,7 @@ class _Wanted:
     changes: list[str]
     ended: list[str]
     slots: list[int]
+    optional: frozenset[tuple[str, str]]
 
 
 def _unaltered(file: Config, discard: bool) -> Altered:
@@ -103,6 +110,7 @@ class Reloader:
         self._file: Config | None = None
         self._serial = asyncio.Lock()
         self._settling = Settling()
+        self._names = KnownNames()
         self._asked: dict[tuple[bool, bool], asyncio.Task[ReloadResult]] = {}  # by dry run and discard
         self._tasks: set[asyncio.Task[ReloadResult]] = set()
         self._closed = False
@@ -124,9 +132,10 @@ class Reloader:
     async def start(self, config: Config, files: dict[str, bytes], slots: Sequence[int]) -> None:
         """The first generation; workers find it in `plan`. Raises SlotsExhaustedError."""
         self._file = config
-        config = self._alter(config, False).config
-        resolution = await resolve(config)
-        _log_failures(config, resolution)
+        altered = self._alter(config, False)
+        resolution = await resolve(altered.config)
+        self._names.tell_failed(altered.config, resolution.failures, monotonic())
+        config = self._columns.fitting(altered.config, resolution, altered.optional)
         await self._make_ready(config, files)
         backends, columns = self._columns.take(1, config, resolution)
         self._plan = Prepare(1, config, backends, files, columns, self._workers.rows(slots))
@@ -149,24 +158,29 @@ class Reloader:
         return await asyncio.shield(asked)
 
     async def reapply(self) -> ReloadResult:
-        """Put the file as it was last read to use once more: `alter` makes something else of it now."""
+        """Put the file as it was last read to use once more: `alter` makes something else of it now.
+
+        Files that it names are not read again, and names that are in use not looked up. `ended` does not hear of it.
+        """
         async with self._serial:
-            return self._refuse([STOPPING], dry_run=True) if self._closed else await self._change(self.file, [])
+            if self._closed:
+                return self._refuse([STOPPING], quiet=True)
+            return await self._change(self.file, [], reread=False)
 
     async def _reload(self, dry_run: bool, discard: bool) -> ReloadResult:
         async with self._serial:
             del self._asked[dry_run, discard]  # who asks from now on may know of a later change
             if self._closed:
-                return self._refuse([STOPPING], dry_run=True)
+                return self._refuse([STOPPING], quiet=True)
             answer = await self._loader.load()
             if isinstance(answer, BadConfig):
-                return self._refuse(list(answer.problems), dry_run)
+                return self._refuse(list(answer.problems), quiet=dry_run)
             if not dry_run:
                 return await self._change(answer.config, list(answer.warnings), discard)
             try:
                 wanted = await self._wanted(answer.config, discard)
             except NotUsableError as error:
-                return self._refuse(error.problems, dry_run)
+                return self._refuse(error.problems, quiet=True)
             return ReloadResult(True, self.plan.generation, wanted.changes + wanted.ended, list(answer.warnings))
 
     def close(self) -> None:
@@ -178,14 +192,17 @@ class Reloader:
 
     # ---- changing
 
-    async def _change(self, file: Config, warnings: list[str], discard: bool = False) -> ReloadResult:
+    async def _change(
+        self, file: Config, warnings: list[str], discard: bool = False, *, reread: bool = True
+    ) -> ReloadResult:
         began = monotonic()
         self.worth_another_try = False
         self._settling.begin()
         try:
-            wanted = await self._wanted(file, discard)
-            resolution = self._with_last_known(wanted.config, await resolve(wanted.config))
+            wanted = await self._wanted(file, discard, None if reread else self.plan.files)
+            resolution = await self._resolution(wanted.config, anew=reread)
             await asyncio.sleep(0)  # a large configuration takes tens of milliseconds in each of these steps
+            wanted = self._fitting(wanted, resolution)
             changes = wanted.changes + list(_other_addresses(self.plan, wanted.config, resolution))
             await asyncio.sleep(0)
             if changes:
@@ -193,7 +210,7 @@ class Reloader:
                 await self._put_to_use(wanted, resolution)
         except NotUsableError as error:
             self.worth_another_try = error.passing
-            return self._refuse(error.problems, dry_run=False)
+            return self._refuse(error.problems, reread=reread)
         self._file = file
         changes += wanted.ended
         if changes:
@@ -203,22 +220,27 @@ class Reloader:
                 changes=_told(changes),
                 duration_ms=round((monotonic() - began) * 1000),
             )
-        else:
+        elif reread:
             log.info(events.RELOAD_UNNEEDED, generation=self.plan.generation)
         self._settling.settle()
         result = ReloadResult(True, self.plan.generation, changes, warnings)
-        self._ended(result, discard)
+        if reread:
+            self._ended(result, discard)
         return result
 
-    def _refuse(self, problems: list[str], dry_run: bool) -> ReloadResult:
+    def _refuse(self, problems: list[str], *, quiet: bool = False, reread: bool = True) -> ReloadResult:
         result = ReloadResult(False, self.plan.generation, [], problems)
-        if not dry_run:
+        if not quiet:
             log.error(events.RELOAD_REFUSED, generation=self.plan.generation, problems=_told(problems))
-            self._ended(result, False)
+            if reread:
+                self._ended(result, False)
         return result
 
-    async def _wanted(self, file: Config, discard: bool) -> _Wanted:
-        """What is to come into use, as far as it can be told without touching anything. Raises NotUsableError."""
+    async def _wanted(self, file: Config, discard: bool, files: dict[str, bytes] | None = None) -> _Wanted:
+        """What is to come into use, as far as it can be told without touching anything. Raises NotUsableError.
+
+        `files`: what is in the files that it names; None = read them.
+        """
         altered = self._alter(file, discard)
         config = altered.config
         old = self.plan
@@ -229,14 +251,32 @@ class Reloader:
         if slots is None:
             raise NotUsableError(f"workers: there is no room for {config.workers} now; restart, or give a lower number")
         try:
-            files = await asyncio.to_thread(read_files, config)
+            files = await asyncio.to_thread(read_files, config) if files is None else files
         except FilesError as error:
             raise NotUsableError(*str(error).splitlines()) from error
-        return _Wanted(config, files, list(_changes(old, found, config, files)), altered.ended, slots)
+        changes = list(_changes(old, found, config, files))
+        return _Wanted(config, files, changes, altered.ended, slots, altered.optional)
 
-    def _with_last_known(self, config: Config, resolution: Resolution) -> Resolution:
-        """A name that cannot be resolved now means what it meant: a silent name server must not empty a pool."""
-        _log_failures(config, resolution)
+    def _fitting(self, wanted: _Wanted, resolution: Resolution) -> _Wanted:
+        """The same without optional backends for which there is no room."""
+        config = self._columns.fitting(wanted.config, resolution, wanted.optional)
+        if config is wanted.config:
+            return wanted
+        changes = list(_changes(self.plan, difference(self.plan.config, config), config, wanted.files))
+        return replace(wanted, config=config, changes=changes)
+
+    async def _resolution(self, config: Config, *, anew: bool) -> Resolution:
+        """A name that cannot be resolved now means what it meant: a silent name server must not empty a pool.
+
+        Unless `anew`, names that are in use mean what they mean there.
+        """
+        if anew:
+            self._names.forget()
+            resolution = await resolve(config)
+        else:
+            lookup = self._names.lookup(self.plan.backends, monotonic())
+            resolution = await resolve(config, lookup, timeout=NEW_NAME_TIMEOUT)
+        self._names.tell_failed(config, resolution.failures, monotonic())
         if not resolution.failures:
             return resolution
         before: dict[tuple[str, int], dict[Address, None]] = {}
@@ -337,14 +377,6 @@ def _other_addresses(old: Prepare, config: Config, resolution: Resolution) -> It
 def _told(words: list[str]) -> list[str]:
     """The same for a log, where a line must not be of any length."""
     return words if len(words) <= TOLD_MAX else [*words[:TOLD_MAX], f"and {len(words) - TOLD_MAX:,} more"]
-
-
-def _log_failures(config: Config, resolution: Resolution) -> None:
-    for pool in config.pools:
-        for backend in pool.backends:
-            error = resolution.failures.get(backend.host)
-            if error is not None:
-                log.warning(events.NAME_FAILED, pool=pool.name, backend=backend.name, host=backend.host, error=error)
 
 
 def _log_listeners(change: Rebinding, config: Config) -> None:

@@ -152,7 +152,7 @@ class Allocator(Generic[K]):
     """
 
     def __init__(self, capacity: int, what: str = "backends") -> None:
-        self._capacity = capacity
+        self.capacity = capacity
         self._what = what
         self._held: dict[K, _Held[K]] = {}
         self._leaving: dict[int, _Held[K]] = {}  # by number: those that no generation knows
@@ -166,10 +166,9 @@ class Allocator(Generic[K]):
             raise ValueError(f"generation {generation} has its slots already")
         wanted = list(names)
         new = dict.fromkeys(name for name in wanted if name not in self._held)
-        left = self._capacity - self._next + len(self._free)
-        if len(new) > left:
+        if len(new) > self.left:
             raise SlotsExhaustedError(
-                f"{len(new)} new {self._what}, but only {left} of {self._capacity} slots are free;"
+                f"{len(new)} new {self._what}, but only {self.left} of {self.capacity} slots are free;"
                 " restart to raise the number"
             )
         for name in new:
@@ -181,6 +180,15 @@ class Allocator(Generic[K]):
             if held.users == 1:
                 self._leaving.pop(held.number, None)
         return [held.number for held in known]
+
+    @property
+    def left(self) -> int:
+        """Numbers that are nobody's."""
+        return self.capacity - self._next + len(self._free)
+
+    def new(self, names: Iterable[K]) -> int:
+        """How many of these names have no number."""
+        return sum(name not in self._held for name in names)
 
     def release(self, generation: int, busy: Callable[[int], bool] = lambda _: False) -> list[int]:
         """Nobody uses this generation any more. Returns the numbers that became free. O(its names)."""

@@ -5,9 +5,10 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from balancer.config.model import Backend, Config, Listener, Pool
+from balancer.config.model import Backend, BackendsFrom, Config, Listener, Pool
 from balancer.daemon import columns
-from balancer.daemon.columns import Columns
+from balancer.daemon.cluster.registrations import BACKENDS_MAX
+from balancer.daemon.columns import Columns, room_for
 from balancer.daemon.resolve import Resolution
 from balancer.daemon.shared_memory import CONNECTION_COLUMNS, Area, SharedMemory, SlotsExhaustedError
 from balancer.telemetry import metrics
@@ -161,3 +162,65 @@ def test_listeners_that_do_not_fit_take_no_backends_along() -> None:
         it.columns.take(1, config, resolution_of(config))
     assert it.columns._backends.names() == []
     it.memory.close()
+
+
+# ---- backends that need not be
+
+
+def fitting(it: Scene, backends: str, optional: str) -> list[str]:
+    config = config_of(backends)
+    places = {("p", name) for name in optional}
+    return [one.name for one in it.columns.fitting(config, resolution_of(config), places).pools[0].backends]
+
+
+def with_columns(count: int, names: str) -> Scene:
+    """A scene with so many columns, some of which are taken."""
+    it = Scene()
+    it.columns._backends = columns.Allocator(count)
+    it.use(config_of(names))
+    return it
+
+
+def test_where_there_is_room_nothing_is_left_out() -> None:
+    it = with_columns(6, "ab")
+    config = config_of("abcdef")
+    assert it.columns.fitting(config, resolution_of(config), {("p", "f")}) is config
+    assert it.columns.fitting(config, resolution_of(config), ()) is config
+    it.memory.close()
+
+
+def test_of_those_that_need_not_be_the_last_new_ones_are_left_out_first() -> None:
+    it = with_columns(4, "abz")
+    assert fitting(it, "abcdz", "bcdz") == ["a", "b", "c", "z"], "who has a column keeps it"
+    assert fitting(it, "abcdez", "bcz") == ["a", "b", "d", "e", "z"], "those that must be come first, room or not"
+    config = config_of("abcdez")
+    short = it.columns.fitting(config_of("abcdz"), resolution_of(config), {("p", "c"), ("p", "d")})
+    it.columns.take(2, short, resolution_of(config))
+    it.memory.close()
+
+
+def test_for_what_the_file_gets_later_some_columns_are_kept_free() -> None:
+    it = with_columns(2 * columns.RESERVED, "a")
+    names = "abcdefghijklmnopqrstuvwxyz"
+    assert len(fitting(it, names, names[1:])) == 2 * columns.RESERVED - 2
+    assert len(fitting(it, names, names[5:])) == 2 * columns.RESERVED - 2
+    it.memory.close()
+
+
+def test_a_name_with_more_addresses_than_there_is_room_for_is_left_out_and_a_smaller_one_fits() -> None:
+    it = with_columns(4, "ab")
+    config = config_of("abcd")
+    resolution = resolution_of(config)
+    many = tuple(("10.0.0.1", port, "") for port in range(1, 4))
+    resolution.addresses["p", "c"] = many
+    found = it.columns.fitting(config, resolution, {("p", "c"), ("p", "d")})
+    assert [one.name for one in found.pools[0].backends] == ["a", "b", "d"]
+    it.memory.close()
+
+
+def test_there_is_room_for_what_the_file_has_and_for_what_registers() -> None:
+    backends = (Backend(name="a", host="10.0.0.1", port=1), Backend(name="b", host="app", port=1))
+    config = Config(listeners=(), routes=(), pools=(Pool(name="p", backends=backends), Pool(name="q")))
+    assert room_for(config) == 1 + columns.ADDRESSES_OF_A_NAME
+    more = Pool(name="r", backends_from=BackendsFrom(prefix="/r/"))
+    assert room_for(Config(listeners=(), routes=(), pools=(more,))) == BACKENDS_MAX

@@ -7,14 +7,17 @@ from typing import Any, cast
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from balancer.admin.changes import ReloadResult
 from balancer.config.model import Backend, Bind, Certificate, Config, Listener, ListenerTls, Log, Pool
 from balancer.daemon import reload as module
+from balancer.daemon import resolve as resolve_module
 from balancer.daemon.bindings import Bindings, Rebinding
 from balancer.daemon.children import RefusedError
-from balancer.daemon.columns import Columns
+from balancer.daemon.columns import RESERVED, Columns
 from balancer.daemon.gate import Gate
+from balancer.daemon.known_names import KnownNames
 from balancer.daemon.loader import BadConfig, GoodConfig, Loader
 from balancer.daemon.messages import Commit, Done, Message, Prepare, Prepared
 from balancer.daemon.reload import Altered, Reloader
@@ -129,6 +132,7 @@ class Scene:
         self.columns = Columns(self.memory, Aggregate(), self.nothing)
         self.results: list[ReloadResult] = []
         self.extra: tuple[Backend, ...] = ()
+        self.optional: frozenset[tuple[str, str]] = frozenset()
         self.reloader = Reloader(
             loader=cast(Loader, self.loader),
             workers=cast(Workers, self.workers),
@@ -150,7 +154,7 @@ class Scene:
         extra = () if discard else self.extra
         pools = tuple(msgspec.structs.replace(pool, backends=(*pool.backends, *extra)) for pool in config.pools)
         ended = [f"{backend.name} ends" for backend in self.extra if discard]
-        return Altered(msgspec.structs.replace(config, pools=pools), ended)
+        return Altered(msgspec.structs.replace(config, pools=pools), ended, self.optional)
 
     def names(self) -> list[str]:
         return [backend.name for backend in self.reloader.plan.backends]
@@ -310,6 +314,78 @@ def test_what_the_operator_changed_is_put_to_use_without_reading_the_file() -> N
         await it.reload(with_("b"))
         assert it.names() == ["b", "x"]
         assert [backend.name for backend in it.reloader.file.pools[0].backends] == ["b"]
+
+    run(work)
+
+
+def test_putting_to_use_once_more_reads_no_file_and_is_no_reload(tmp_path: Path) -> None:
+    """A certificate that is just being replaced, or a name server that is silent, must not hold it up."""
+    cert, key = tmp_path / "c", tmp_path / "k"
+    cert.write_text("one")
+    key.write_text("key")
+    tls = ListenerTls(certificates=(Certificate(cert=str(cert), key=str(key)),))
+    config = with_("a", listeners=(Listener(name="web", bind=(BIND,), tls=tls),))
+
+    async def work(it: Scene) -> None:
+        await it.reload(config)
+        it.results.clear()
+        cert.unlink()
+        it.extra = (Backend(name="x", host="127.0.0.1", port=9),)
+        assert (await it.reloader.reapply()).changes == ["pool p: +1 backend (x)"]
+        assert it.reloader.plan.files[str(cert)] == b"one"
+        it.workers.workers[0].refuses = "no"
+        it.extra = ()
+        assert (await it.reloader.reapply()).problems == ["no"]
+        assert it.results == []
+
+    run(work)
+
+
+def test_putting_to_use_once_more_what_is_in_use_says_nothing() -> None:
+    async def work(it: Scene) -> None:
+        with capture_logs() as logged:
+            assert (await it.reloader.reapply()) == ReloadResult(True, 1, [], [])
+        assert logged == []
+
+    run(work)
+
+
+def test_only_new_names_are_looked_up_for_what_is_put_to_use_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    async def look_up(host: str) -> list[str]:
+        asked.append(host)
+        if host == "gone":
+            raise OSError(0, "no such name")
+        return ["10.0.0.1"]
+
+    monkeypatch.setattr(resolve_module, "look_up", look_up)
+    monkeypatch.setattr(KnownNames.lookup, "__defaults__", (look_up,))
+    monkeypatch.setattr(resolve_module.resolve, "__defaults__", (look_up,))
+    backends = (Backend(name="a", host="app", port=80), Backend(name="b", host="gone", port=80))
+    config = msgspec.structs.replace(BASE, pools=(Pool(name="p", backends=backends),))
+
+    async def work(it: Scene) -> None:
+        assert sorted(asked) == ["app", "gone"]
+        it.extra = (Backend(name="x", host="new", port=9), Backend(name="y", host="app", port=9))
+        assert (await it.reloader.reapply()).ok
+        assert sorted(asked) == ["app", "gone", "new"]
+        assert it.names() == ["a", "x", "y"]
+        await it.reload(config)
+        assert sorted(asked) == ["app", "app", "gone", "gone", "new", "new"], "a reload asks for all"
+
+    run(work, config)
+
+
+def test_backends_that_need_not_be_are_left_out_where_there_is_no_room() -> None:
+    async def work(it: Scene) -> None:
+        it.extra = tuple(Backend(name=f"x{number}", host="127.0.0.1", port=9) for number in range(2000))
+        it.optional = frozenset(("p", one.name) for one in it.extra)
+        room = it.memory.backend_columns
+        assert (await it.reloader.reapply()).ok
+        assert it.names() == ["a", *(f"x{number}" for number in range(room - room // RESERVED - 1))]
+        assert (await it.reload(BASE)).changes == [], "what could not be before is no change now"
+        assert (await it.reload(with_("a", "b"))).ok, "for the file there is room left"
 
     run(work)
 
