@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from balancer.config.model import Config, Coordination, ResolvedBackend
+from balancer.daemon.cluster.compaction import Compaction
 from balancer.daemon.cluster.duties import Duties
 from balancer.daemon.cluster.link import ClusterLink
 from balancer.daemon.cluster.nodes import Nodes
@@ -22,6 +23,8 @@ class ClusterParts:
         self._link = link
         self.nodes = Nodes(link)
         self.duties = Duties(link, counted)
+        if link.embedded:
+            self.duties.add("compaction", Compaction(link.client).work)
 
     def extend(self, file: Config) -> Config:
         """The configuration with all backends."""
