@@ -35,6 +35,8 @@ ORPHAN_TTL: Final = 60
 """Seconds: the lease of a lock or candidacy that came without one, as in etcd."""
 PROGRESS_EVERY: Final = 600.0
 """Seconds between two notices of progress to watches that asked for them, as in etcd."""
+CONFIRM_AGAIN: Final = 0.1
+"""Seconds between two tries to make sure of a grant that could not be: there was no majority."""
 
 R = TypeVar("R", bound=msgspec.Struct)
 
@@ -187,13 +189,10 @@ class CoordinationService(abc.ABC):
         lease = await self._session(request.lease)
         response = await self._do(locks.acquire(request.name, lease), responses.TxnResponse)
         claim, held = locks.claimed(request.name, lease, response)
-        header = response.header
-        if not held:
-            verdict = await self._turn_of(claim)
-            if verdict.standing is locks.Standing.LOST:
-                raise LOCK_SESSION_EXPIRED.error()
-            header = self.header(verdict.revision)
-        return responses.LockResponse(header, claim.key)
+        verdict = await self._turn_of(claim)
+        if verdict.standing is locks.Standing.LOST:
+            raise LOCK_SESSION_EXPIRED.error()
+        return responses.LockResponse(response.header if held else self.header(verdict.revision), claim.key)
 
     async def unlock(self, request: requests.UnlockRequest) -> responses.UnlockResponse:
         """Give a lock up."""
@@ -254,7 +253,11 @@ class CoordinationService(abc.ABC):
         return lease or (await self.lease_grant(requests.LeaseGrantRequest(ORPHAN_TTL))).ID
 
     async def _turn_of(self, claim: locks.Claim) -> Verdict:
-        """Wait for the verdict. Who is cancelled gives the claim up, in the log as well."""
+        """Wait for the verdict. Who is cancelled gives the claim up, in the log as well.
+
+        Without a wait nothing is asked again: the claim was entered after the caller came, and this member applied
+        that. A verdict after a wait is of an entry that may be long past, see `_confirmed`.
+        """
         standing = self._waiters.wait(self._machine.space, claim)
         if standing is not locks.Standing.WAITING:
             return Verdict(claim, standing, self._machine.revision)
@@ -262,7 +265,7 @@ class CoordinationService(abc.ABC):
         waiting = self._waiting[claim]
         waiting.append(turn)
         try:
-            return await turn
+            return await self._confirmed(await turn)
         except asyncio.CancelledError:
             waiting.remove(turn)
             if not waiting:  # also when it was this one's turn by now: nobody is there to take it
@@ -273,6 +276,21 @@ class CoordinationService(abc.ABC):
                 self._releases.add(release)
                 release.add_done_callback(self._released)
             raise
+
+    async def _confirmed(self, verdict: Verdict) -> Verdict:
+        """A verdict that is true now, by all that was done anywhere before it came (etcd-io/etcd#11408).
+
+        This member may have been stopped or cut off: in entries that it has not seen yet the owner's lease may have
+        ended, and another one got the lock. A loss is final. Without a majority the wait goes on.
+        """
+        while verdict.standing is locks.Standing.HELD:
+            try:
+                await self.catch_up()
+            except CoordinationError:
+                await asyncio.sleep(CONFIRM_AGAIN)
+                continue
+            return Verdict(verdict.claim, locks.standing(self._machine.space, verdict.claim), self._machine.revision)
+        return verdict
 
     def _released(self, task: "asyncio.Task[object]") -> None:
         self._releases.discard(task)
