@@ -59,5 +59,6 @@ def test_names_follow_the_rules_of_prometheus(family: Family) -> None:
 def test_every_family_is_raised_somewhere(constant: str) -> None:
     if constant.startswith("PROCESS_"):
         return  # read by name: `aggregate.read_process`
-    used = "\n".join(path.read_text(encoding="utf-8") for path in SOURCES if path.parent.name in ("proxy", "daemon"))
+    folders = ("proxy", "daemon", "cluster")
+    used = "\n".join(path.read_text(encoding="utf-8") for path in SOURCES if path.parent.name in folders)
     assert re.search(rf"\bmetrics\.{constant}\b", used)

@@ -113,6 +113,7 @@ class Nodes:
 
     async def _belong(self, reached: Reached) -> None:
         """One lease's life."""
+        await self._link.client.get(self._key)  # a lease's time counts from when it is asked for, so wait before that
         lease = await self._link.client.lease(TTL).start()
         self._own_leases.append(lease.id)
         try:

@@ -88,6 +88,21 @@ def test_nothing_is_known_before_the_cluster_was_asked() -> None:
     run(scenario)
 
 
+def test_a_cluster_that_takes_its_time_to_begin_is_no_lost_lease() -> None:
+    async def scenario(store: Store) -> None:
+        alone = Balancer(store, "n1")
+        alone.link.wire.cut()
+        with capture_logs() as logged:
+            alone.begin()
+            await asyncio.sleep(2 * TTL)
+            alone.link.wire.mend()
+            await until(lambda: alone.sees("n1"), 0.1)
+        assert [entry["event"] for entry in logged] == [events.NODE_JOINED]
+        await alone.end()
+
+    run(scenario)
+
+
 def test_one_that_is_cut_off_knows_before_it_is_gone_for_the_others() -> None:
     async def scenario(store: Store) -> None:
         async with balancers(store, "n1", "n2") as (first, second):
