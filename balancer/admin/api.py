@@ -14,7 +14,13 @@ from urllib.parse import parse_qsl, unquote
 import msgspec
 
 from balancer.admin.change_requests import BadRequestError, ChangeRequests, check_change
-from balancer.admin.changes import RefusedChangeError, SupervisorChanges, UnknownBackendError
+from balancer.admin.changes import (
+    OutOfReachError,
+    RefusedChangeError,
+    SupervisorChanges,
+    UncertainChangeError,
+    UnknownBackendError,
+)
 from balancer.admin.status import PoolStatus
 from balancer.telemetry.aggregate import Aggregate
 from balancer.telemetry.exposition import CONTENT_TYPE, render
@@ -105,6 +111,10 @@ class AdminApi:
             return error_response(404, error.code, str(error))
         except RefusedChangeError as error:
             return error_response(409, "refused", str(error))
+        except OutOfReachError as error:
+            return error_response(503, "out_of_reach", str(error))
+        except UncertainChangeError as error:
+            return error_response(504, "outcome_unknown", str(error))
 
     def _authorized(self, authorization: str) -> bool:
         if self._token is None:

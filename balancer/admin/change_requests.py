@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, quote
 
 import msgspec
 
-from balancer.admin.changes import NewBackend, SupervisorChanges, Weight
+from balancer.admin.changes import LiveWeight, NewBackend, SupervisorChanges
 from balancer.config.scalars import shown
 from balancer.errors import BalancerError
 from balancer.transport.http_server import Request, Response
@@ -36,8 +36,9 @@ class BadRequestError(BalancerError):
 class _Change(msgspec.Struct, forbid_unknown_fields=True):
     """The body of a PATCH."""
 
-    weight: Weight | msgspec.UnsetType = msgspec.UNSET
+    weight: LiveWeight | msgspec.UnsetType = msgspec.UNSET
     state: Literal["active", "drain"] | msgspec.UnsetType = msgspec.UNSET
+    everywhere: bool = msgspec.field(default=False, name="cluster")
 
 
 class ChangeRequests:
@@ -47,14 +48,14 @@ class ChangeRequests:
         self._changes = changes
 
     async def patch_backend(self, request: Request, pool: str, name: str) -> Response:
-        """PATCH of a backend: its live weight, or begin or end a drain."""
+        """PATCH of a backend: its live weight, or begin or end a drain; here, or in the whole cluster."""
         change = _decoded(request, _Change, _CHANGE_LIKE)
         weight = None if change.weight is msgspec.UNSET else change.weight
         drained = None if change.state is msgspec.UNSET else change.state == "drain"
         if weight is None and drained is None:
             raise BadRequestError(400, "bad_body", f"nothing to change; write weight, state or both, as {_CHANGE_LIKE}")
-        await self._changes.change(pool, name, weight=weight, drained=drained)
-        return _json(200, {"pool": pool, "backend": name})
+        notes = await self._changes.change(pool, name, weight=weight, drained=drained, everywhere=change.everywhere)
+        return _json(200, {"pool": pool, "backend": name} | ({"notes": notes} if notes else {}))
 
     async def post_backend(self, request: Request, pool: str) -> Response:
         """POST of a new backend."""

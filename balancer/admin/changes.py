@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from itertools import islice
-from typing import Annotated, Protocol
+from typing import Annotated, Literal, Protocol
 
 import msgspec
 
@@ -14,6 +14,8 @@ WEIGHT_MAX = 65535  # as in the file
 _NAMES_TOLD = 5
 
 Weight = Annotated[int, msgspec.Meta(ge=0, le=WEIGHT_MAX)]
+LiveWeight = Weight | Literal["file"]
+"""What an operator may set: a weight, or the one that the backend's entry has, which ends a live one."""
 
 
 class UnknownBackendError(BalancerError):
@@ -33,6 +35,14 @@ class UnknownBackendError(BalancerError):
 
 class RefusedChangeError(BalancerError):
     """The change cannot be made; nothing was changed. The text says why and what to do, in words for a person."""
+
+
+class OutOfReachError(BalancerError):
+    """Who would have to agree cannot be asked now; nothing was changed."""
+
+
+class UncertainChangeError(BalancerError):
+    """The change was asked for, and whether it was made is not known. The text says how to see."""
 
 
 class NewBackend(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -82,8 +92,14 @@ class ReloadResult(msgspec.Struct, frozen=True):
 class SupervisorChanges(Protocol):
     """What the API may ask of the supervisor. Each raises RefusedChangeError where it cannot be done now."""
 
-    async def change(self, pool: str, name: str, *, weight: int | None, drained: bool | None) -> None:
-        """Set the live weight, begin or end a drain; None = leave it. Raises UnknownBackendError."""
+    async def change(
+        self, pool: str, name: str, *, weight: LiveWeight | None, drained: bool | None, everywhere: bool = False
+    ) -> list[str]:
+        """Set the live weight, begin or end a drain; None = leave it. Gives notes for the operator, in words.
+
+        `everywhere`: at all balancers that share a coordination. Raises UnknownBackendError; `everywhere` also
+        OutOfReachError and UncertainChangeError.
+        """
 
     async def add(self, pool: str, spec: NewBackend) -> None:
         """Add a backend (`spec.entry()` was made without error). Raises UnknownBackendError for the pool."""

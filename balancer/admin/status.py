@@ -46,8 +46,9 @@ class BackendStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One backend. `address` is as the file has it, `addresses` what it means now.
 
     `state` is one word (`up` = in use), `since` when it began (RFC 3339, UTC), `evidence` what it rests on.
-    `weight` is the live one, `file_weight` the file's (None where the API added the backend), `share` in (0, 1] what
-    slow start and latency leave of the weight. `drained`: by the operator, whatever else its state is.
+    `weight` is the live one, `file_weight` the file's (None where it has no such backend), `share` in (0, 1] what
+    slow start and latency leave of the weight. `drained`: by an operator, whatever else its state is. `weight_by` and
+    `drained_by` tell where that was set while the daemon ran: at this `balancer` alone, or in the `cluster`.
     """
 
     name: str
@@ -56,11 +57,13 @@ class BackendStatus(msgspec.Struct, frozen=True, kw_only=True):
     state: str = UP
     since: str | None = None
     evidence: str = ""
-    source: str = "file"  # file | api
+    source: str = "file"  # file | api | cluster
     weight: int = 1
+    weight_by: str | None = None  # balancer | cluster
     file_weight: int | None = 1
     share: float = 1.0
     drained: bool = False
+    drained_by: tuple[str, ...] = ()
     backup: bool = False
     max_connections: int | None = None
     in_flight: int = 0
@@ -87,16 +90,22 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OperatorValues(Protocol):
-    """What the operator set while the daemon ran."""
+    """What operators set while the daemon ran."""
 
     def weight(self, pool: str, name: str) -> int | None:
         """The live weight; None = the file's."""
 
     def drained(self, pool: str, name: str) -> bool:
-        """The operator drains it."""
+        """An operator drains it."""
 
-    def source(self, pool: str, name: str) -> Literal["file", "api"]:
-        """Who brought it in."""
+    def weight_by(self, pool: str, name: str) -> Literal["balancer", "cluster"] | None:
+        """Where the live weight was set; None = there is none."""
+
+    def drained_by(self, pool: str, name: str) -> tuple[Literal["balancer", "cluster"], ...]:
+        """Where a drain was begun that goes on."""
+
+    def source(self, pool: str, name: str) -> Literal["file", "api", "cluster"]:
+        """Who brought it in; cluster: it registered itself there."""
 
 
 class NoOperator:
@@ -108,6 +117,13 @@ class NoOperator:
     def drained(self, pool: str, name: str) -> bool:
         """Never."""
         return False
+
+    def weight_by(self, pool: str, name: str) -> None:
+        """Nowhere."""
+
+    def drained_by(self, pool: str, name: str) -> tuple[()]:
+        """Nowhere."""
+        return ()
 
     def source(self, pool: str, name: str) -> Literal["file", "api"]:
         """The file."""
@@ -191,9 +207,11 @@ def _backend_status(
         evidence=together.evidence,
         source=source,
         weight=backend.weight if live is None else live,
+        weight_by=operator.weight_by(*labels),
         file_weight=backend.weight if source == "file" else None,
         share=together.share,
         drained=drained,
+        drained_by=operator.drained_by(*labels),
         backup=backend.backup,
         max_connections=backend.max_connections,
         in_flight=sum(facts.in_flight(one.slot) for one in resolved),

@@ -41,6 +41,10 @@ class _ErrorBody(msgspec.Struct):
     error: _Error
 
 
+class _Changed(msgspec.Struct):
+    notes: list[str] = []
+
+
 class RunningDaemon:
     """The admin address at `url`, as given by a person or a runtime folder. Raises NoDaemonError when it is none."""
 
@@ -75,15 +79,35 @@ class RunningDaemon:
             raise RefusedError(_refusal(self.url, answer))
         return answer
 
-    def change_backend(self, pool: str, backend: str, change: Mapping[str, object]) -> None:
-        """Change a weight or a state. Raises as `ask` does."""
-        self.ask(backend_path(pool, backend), "PATCH", change)
+    def change_backend(
+        self, pool: str, backend: str, change: Mapping[str, object], *, everywhere: bool = False
+    ) -> list[str]:
+        """Change a weight or a state, here or in the whole cluster; gives notes in words. Raises as `ask` does."""
+        answer = self.ask(backend_path(pool, backend), "PATCH", {**change, "cluster": True} if everywhere else change)
+        try:
+            return msgspec.json.decode(answer.body, type=_Changed).notes
+        except (msgspec.DecodeError, UnicodeDecodeError):  # done it is
+            return []
 
 
 def backend_path(pool: str, backend: str) -> str:
     """Where the API has a backend."""
     names = (quote(name, safe="", errors="surrogateescape") for name in (pool, backend))
     return "/api/v1/pools/{}/backends/{}".format(*names)
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """What a person should know beside the result."""
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+
+
+everywhere_option = click.option(
+    "--cluster",
+    "everywhere",
+    is_flag=True,
+    help="At every balancer of the cluster, also those that start later; answered once the cluster has it.",
+)
 
 
 def with_daemon(function: Callable[..., None]) -> Callable[..., None]:

@@ -36,8 +36,9 @@ class _Answer(msgspec.Struct):
 def command(daemon: RunningDaemon, as_json: bool, every: bool) -> None:
     """Show the pools of a running daemon: backends, states, weights, traffic, errors, latency.
 
-    A weight that was set while the daemon runs stands beside the file's. Under a pool's table stands why a backend is
-    not in use. Exit status: 0 shown, 1 refused, 2 no daemon reached.
+    A weight that was set while the daemon runs stands beside the file's, with `cluster` where it holds at all balancers
+    of the cluster. Under a pool's table stands why a backend is not in use. Exit status: 0 shown, 1 refused, 2 no
+    daemon reached.
     """
     answer = daemon.ask("/api/v1/pools")
     if as_json:
@@ -96,7 +97,7 @@ def _table(pool: PoolStatus, rows_max: int, *, narrow: bool) -> Table:
 def _state(backend: BackendStatus) -> str:
     """The state and, where they are not the usual ones, the backend's role and source."""
     style = _STATE_STYLES.get(backend.state, "yellow")
-    marks = [word for word, holds in (("backup", backend.backup), ("api", backend.source == "api")) if holds]
+    marks = [word for word, holds in (("backup", backend.backup), (backend.source, backend.source != "file")) if holds]
     told = f"[{style}]{escape(backend.state)}[/]"
     return f"{told} [dim]({', '.join(marks)})[/]" if marks else told
 
@@ -104,10 +105,16 @@ def _state(backend: BackendStatus) -> str:
 def _why(backend: BackendStatus) -> str:
     """One line: since when a backend is what it is, and what that rests on."""
     since = f" since {backend.since}" if backend.since else ""
-    drained = ", drained by the operator" if backend.drained else ""
+    drained = f", drained {_drained_by(backend)}" if backend.drained else ""
     evidence = f": {backend.evidence}" if backend.evidence else ""
     line = f"  {backend.name}: {backend.state}{since}{drained}{evidence}"
     return escape("".join(char if char.isprintable() else "?" for char in line))  # a backend's words may be in it
+
+
+def _drained_by(backend: BackendStatus) -> str:
+    if "cluster" not in backend.drained_by:
+        return "by the operator"
+    return "in the whole cluster" if len(backend.drained_by) == 1 else "in the whole cluster, and here by itself"
 
 
 def _cells(backend: BackendStatus) -> dict[str, str]:
@@ -115,8 +122,11 @@ def _cells(backend: BackendStatus) -> dict[str, str]:
     requests = sum(backend.requests.values())
     errors = backend.requests.get("none", 0) + backend.requests.get("5xx", 0)
     weight = str(backend.weight)
+    marks = ["cluster"] if backend.weight_by == "cluster" else []
     if backend.file_weight is not None and backend.weight != backend.file_weight:
-        weight = f"{backend.weight} [dim](file {backend.file_weight})[/]"
+        marks.append(f"file {backend.file_weight}")
+    if marks:
+        weight += f" [dim]({', '.join(marks)})[/]"
     limit = f"/{backend.max_connections}" if backend.max_connections else ""
     connections = backend.connections
     return {

@@ -1,11 +1,29 @@
 """`balancer weight`: another weight for a backend, while the daemon runs."""
 
+from typing import Any
+
 import click
 import msgspec
 
-from balancer.cli.running_daemon import NoDaemonError, RefusedError, RunningDaemon, with_daemon
+from balancer.cli.running_daemon import (
+    NoDaemonError,
+    RefusedError,
+    RunningDaemon,
+    everywhere_option,
+    print_notes,
+    with_daemon,
+)
 
 _WEIGHT_MAX = 65535
+_OF_FILE = "file"
+
+
+class _WeightOrFile(click.IntRange):
+    """A number, or the word for the weight that the backend's entry has."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """As click asks for it."""
+        return value if value == _OF_FILE else super().convert(value, param, ctx)
 
 
 class _Pool(msgspec.Struct):
@@ -20,17 +38,23 @@ class _Pools(msgspec.Struct):
 @click.command("weight")
 @click.argument("pool")
 @click.argument("backend")
-@click.argument("weight", metavar="N", type=click.IntRange(0, _WEIGHT_MAX))
+@click.argument("weight", metavar="N", type=_WeightOrFile(0, _WEIGHT_MAX))
+@everywhere_option
 @with_daemon
-def command(daemon: RunningDaemon, pool: str, backend: str, weight: int) -> None:
-    """Set the weight of BACKEND of POOL to N (0 to 65535; 0 = no new traffic).
+def command(daemon: RunningDaemon, pool: str, backend: str, weight: int | str, everywhere: bool) -> None:
+    """Set the weight of BACKEND of POOL to N (0 to 65535; 0 = no new traffic), or back to what the `file` says.
 
-    It holds over reloads, until it is set again or until the file's entry for this backend changes. Exit status: 0
-    done, 1 refused, 2 no daemon reached.
+    It holds over reloads, until it is set again or until the file's entry for this backend changes; with --cluster
+    until it is set again with --cluster. Exit status: 0 done, 1 refused, 2 no daemon reached.
     """
-    daemon.change_backend(pool, backend, {"weight": weight})
-    click.echo(f"pool {pool}: backend {backend} has weight {weight}")
-    if weight > 1 and (strategy := _strategy_of(daemon, pool)) and _ignores_weights(strategy):
+    notes = daemon.change_backend(pool, backend, {"weight": weight}, everywhere=everywhere)
+    where = " in the whole cluster" if everywhere else ""
+    now = "the weight of its entry again" if weight == _OF_FILE else f"weight {weight}"
+    click.echo(f"pool {pool}: backend {backend} has {now}{where}")
+    print_notes(notes)
+    if weight in (0, 1, _OF_FILE):
+        return
+    if (strategy := _strategy_of(daemon, pool)) and _ignores_weights(strategy):
         click.echo(f"note: the strategy of pool {pool}, {strategy}, ignores weights (but for 0)", err=True)
 
 

@@ -5,12 +5,12 @@ backend stays until it is deleted, the file has one of its name, or its pool is 
 and writing it to a file, is for the supervisor.
 """
 
-from collections.abc import Iterable, Iterator
-from typing import Annotated, Literal
+from collections.abc import Collection, Iterable, Iterator
+from typing import Annotated, Literal, Protocol
 
 import msgspec
 
-from balancer.admin.changes import WEIGHT_MAX, RefusedChangeError, UnknownBackendError
+from balancer.admin.changes import WEIGHT_MAX, LiveWeight, RefusedChangeError, UnknownBackendError
 from balancer.admin.status import address_text
 from balancer.config import model
 from balancer.config.scalars import shown
@@ -72,18 +72,35 @@ class LiveChanges:
         change = self._changes.get((pool, name))
         return change is not None and change.drained
 
+    def weight_by(self, pool: str, name: str) -> Literal["balancer"] | None:
+        """Who set the live weight; None = there is none."""
+        return None if self.weight(pool, name) is None else "balancer"
+
+    def drained_by(self, pool: str, name: str) -> tuple[Literal["balancer"], ...]:
+        """Who drains it."""
+        return ("balancer",) if self.drained(pool, name) else ()
+
     def source(self, pool: str, name: str) -> Literal["file", "api"]:
         """Who brought the backend in."""
         return "api" if (pool, name) in self._added else "file"
 
+    def changed(self) -> list[tuple[str, str]]:
+        """Pool and name of every backend with a live weight or a drain. O(changes)."""
+        return [*self._changes]
+
+    def of_entry(self, pool: str, entry: model.Backend) -> tuple[int | None, bool]:
+        """The live weight and the drain that hold while the backend's entry is `entry`."""
+        change = self._changes.get((pool, entry.name))
+        return (None, False) if change is None or change.entry != entry else (change.weight, change.drained)
+
     # ---- what the operator does; each gives what holds afterwards
 
     def with_change(
-        self, file: model.Config, pool: str, name: str, *, weight: int | None, drained: bool | None
+        self, file: model.Config, pool: str, name: str, *, weight: LiveWeight | None, drained: bool | None
     ) -> "LiveChanges":
         """With another live weight or drain; None = as it is. O(backends). Raises UnknownBackendError.
 
-        What equals the entry is no change: it ends the one that was.
+        What equals the entry ("file" always does) is no change: it ends the one that was.
         """
         entry = self._entry(file, pool, name)
         if weight is None:
@@ -91,7 +108,7 @@ class LiveChanges:
         change = LiveChange(
             pool=pool,
             entry=entry,
-            weight=None if weight == entry.weight else weight,
+            weight=None if isinstance(weight, str) or weight == entry.weight else weight,
             drained=self.drained(pool, name) if drained is None else drained,
         )
         others = [other for key, other in self._changes.items() if key != (pool, name)]
@@ -200,6 +217,64 @@ class LiveChanges:
 
 class _Version(msgspec.Struct, frozen=True):
     version: int
+
+
+class Everywhere(Protocol):
+    """What holds at all balancers that share a coordination."""
+
+    def weight(self, pool: str, name: str) -> int | None:
+        """Its weight; None = nothing is said of it."""
+
+    def drained(self, pool: str, name: str) -> bool:
+        """It is drained."""
+
+
+class Layers:
+    """What holds for a backend: first what is said everywhere, then what is said here, then its entry.
+
+    It is drained when either says so; a weight is set by one of them.
+    """
+
+    def __init__(
+        self, here: LiveChanges, everywhere: Everywhere | None = None, registered: Collection[_Key] = ()
+    ) -> None:
+        self._here = here
+        self._everywhere = everywhere
+        self._registered = registered
+
+    def weight(self, pool: str, name: str) -> int | None:
+        """The live weight; None = that of the backend's entry."""
+        wide = None if self._everywhere is None else self._everywhere.weight(pool, name)
+        return self._here.weight(pool, name) if wide is None else wide
+
+    def drained(self, pool: str, name: str) -> bool:
+        """An operator drains it."""
+        return self._here.drained(pool, name) or self._drained_everywhere(pool, name)
+
+    def weight_by(self, pool: str, name: str) -> Literal["balancer", "cluster"] | None:
+        """Who set the live weight; None = there is none."""
+        if self._everywhere is not None and self._everywhere.weight(pool, name) is not None:
+            return "cluster"
+        return self._here.weight_by(pool, name)
+
+    def drained_by(self, pool: str, name: str) -> tuple[Literal["balancer", "cluster"], ...]:
+        """Who drains it: this balancer alone, the cluster, or both."""
+        here = self._here.drained_by(pool, name)
+        return (*here, "cluster") if self._drained_everywhere(pool, name) else here
+
+    def source(self, pool: str, name: str) -> Literal["file", "api", "cluster"]:
+        """Who brought the backend in; `registered` itself in the cluster, by pool and name."""
+        return "cluster" if (pool, name) in self._registered else self._here.source(pool, name)
+
+    def in_use(self, pool: str, entry: model.Backend) -> tuple[int, bool]:
+        """The weight and the drain of a backend whose entry is `entry`; a change of another entry has ended."""
+        weight, drained = self._here.of_entry(pool, entry)
+        wide = None if self._everywhere is None else self._everywhere.weight(pool, entry.name)
+        in_use = next((each for each in (wide, weight) if each is not None), entry.weight)
+        return in_use, drained or self._drained_everywhere(pool, entry.name)
+
+    def _drained_everywhere(self, pool: str, name: str) -> bool:
+        return self._everywhere is not None and self._everywhere.drained(pool, name)
 
 
 def _pool_of(file: model.Config, name: str) -> model.Pool:

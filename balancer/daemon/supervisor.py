@@ -34,7 +34,7 @@ from balancer.daemon.files import FilesError, read_files
 from balancer.daemon.health_watch import HealthWatch
 from balancer.daemon.loader import Loader
 from balancer.daemon.messages import LogLevel, Prepare, ReopenLogs, Start
-from balancer.daemon.operator import Operator, as_it_is
+from balancer.daemon.operator import Operator
 from balancer.daemon.privileges import PrivilegeError
 from balancer.daemon.process_setup import settle_memory
 from balancer.daemon.reload import Reloader
@@ -114,9 +114,9 @@ class Supervisor:
         embedded = config.coordination and config.coordination.embedded
         self._member = ClusterMember(embedded, config.log, self._view.counted) if embedded else None
         self._member_task: asyncio.Task[None] | None = None
-        self._parts = join(config.coordination, self._member, self._view.counted)
-        extend = as_it_is if self._parts is None else self._parts.extend
-        self._operator = Operator(runtime.path, self._states, lambda: self._reloader, extend=extend)
+        parts = self._parts = join(config.coordination, self._member, self._view.counted, runtime.path)
+        wide = parts.changes if parts else None
+        self._operator = Operator(runtime.path, self._states, lambda: self._reloader, everywhere=wide)
         self._view.show(self._states, self._operator)
         self._reloader = Reloader(
             loader=Loader(config_path),
@@ -180,7 +180,7 @@ class Supervisor:
 
     async def _start(self) -> None:
         await self._reloader.start(self._config, self._files, self._workers.slots)
-        self._operator.taken_into_use(self._reloader.file, starting=True)
+        self._operator.taken_into_use(self._reloader.file)
         self._watching = asyncio.create_task(self._attend())
         if self._member is not None:
             self._member_task = asyncio.create_task(self._member.run())

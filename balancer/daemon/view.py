@@ -100,7 +100,7 @@ class View:
             self.counted,
             self._in_flight,
             conditions=lambda pool, name: operator.conditions(pool, name, self._in_flight),
-            operator=operator.live,
+            operator=operator.values,
         )
 
     async def pull(self) -> None:

@@ -180,6 +180,11 @@ CLUSTER_CUT_OFF = _event(
     "error",
 )
 CLUSTER_REACHED = _event("cluster.was_reached", "The cluster answers this part of the balancer again.", "part")
+CHANGE_TAKEN = _event(
+    "cluster.change_taken",
+    "The cluster says something else of a backend, for all balancers; without weight and drain, nothing any more.",
+    *("pool", "backend", "weight", "drained", "by"),
+)
 KEY_IGNORED = _event(
     "cluster.key_ignored", "What stands at a key cannot be used by this part of the balancer.", "part", "key", "reason"
 )

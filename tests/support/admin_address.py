@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from balancer.admin.api import AdminApi
-from balancer.admin.changes import NewBackend, ReloadResult
+from balancer.admin.changes import LiveWeight, NewBackend, ReloadResult
 from balancer.admin.status import PoolStatus, pool_statuses
 from balancer.config import model
 from balancer.daemon.live_changes import LiveChanges
@@ -32,13 +32,19 @@ TWO_POOLS = file_of(
 
 
 class Supervisor:
-    """What the real one does with changes, but for the workers: `live` holds them. `reloads` keeps what was asked."""
+    """What the real one does with changes, but for the workers: `live` holds them. `reloads` keeps what was asked.
+
+    What is asked for everywhere is kept in `everywhere` and answered with `notes`, or with `fault`.
+    """
 
     def __init__(self, file: model.Config = TWO_POOLS) -> None:
         self.file = file
         self.live = LiveChanges()
         self.result = ReloadResult(True, 2, ["pool api: +1 backend"])
         self.reloads: list[tuple[bool, bool]] = []
+        self.everywhere: list[tuple[str, str, LiveWeight | None, bool | None]] = []
+        self.notes: list[str] = []
+        self.fault: Exception | None = None
 
     def readiness(self) -> str | None:
         return None
@@ -66,8 +72,16 @@ class Supervisor:
     def generation(self) -> int:
         return 1
 
-    async def change(self, pool: str, name: str, *, weight: int | None, drained: bool | None) -> None:
+    async def change(
+        self, pool: str, name: str, *, weight: LiveWeight | None, drained: bool | None, everywhere: bool = False
+    ) -> list[str]:
+        if self.fault is not None:
+            raise self.fault
+        if everywhere:
+            self.everywhere.append((pool, name, weight, drained))
+            return self.notes
         self.live = self.live.with_change(self.file, pool, name, weight=weight, drained=drained)
+        return []
 
     async def add(self, pool: str, spec: NewBackend) -> None:
         self.live = self.live.with_backend(self.file, pool, spec.entry())

@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 
 from balancer.config.model import Config, Coordination, ResolvedBackend
 from balancer.daemon.cluster.compaction import Compaction
 from balancer.daemon.cluster.duties import Duties
 from balancer.daemon.cluster.link import ClusterLink
 from balancer.daemon.cluster.nodes import Nodes
+from balancer.daemon.cluster.shared_changes import SharedChanges
 from balancer.daemon.cluster_member import ClusterMember
 from balancer.telemetry.aggregate import Aggregate
 
@@ -19,10 +21,11 @@ class ClusterParts:
     use. None of them waits for the cluster.
     """
 
-    def __init__(self, link: ClusterLink, counted: Aggregate) -> None:
+    def __init__(self, link: ClusterLink, counted: Aggregate, folder: Path) -> None:
         self._link = link
         self.nodes = Nodes(link)
         self.duties = Duties(link, counted)
+        self.changes = SharedChanges(link, folder)
         if link.embedded:
             self.duties.add("compaction", Compaction(link.client).work)
 
@@ -32,20 +35,25 @@ class ClusterParts:
 
     def configure(self, config: Config, backends: Sequence[ResolvedBackend]) -> None:
         """This generation is in use from now on."""
+        self.changes.configure()
 
     async def run(self) -> None:
         """Until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.nodes.run())
             tasks.create_task(self.duties.run())
+            tasks.create_task(self.changes.run())
 
     async def close(self) -> None:
         """Leave the cluster in order."""
+        self.changes.close()
         await self._link.close()
 
 
-def join(settings: Coordination | None, member: ClusterMember | None, counted: Aggregate) -> ClusterParts | None:
-    """What the configuration asks for; None = this balancer is on its own."""
+def join(
+    settings: Coordination | None, member: ClusterMember | None, counted: Aggregate, folder: Path
+) -> ClusterParts | None:
+    """What the configuration asks for; None = this balancer is on its own. `folder` keeps what is known of others."""
     if settings is None:
         return None
-    return ClusterParts(ClusterLink(settings, None if member is None else member.url), counted)
+    return ClusterParts(ClusterLink(settings, None if member is None else member.url), counted, folder)

@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balancer.admin.api import AdminApi
-from balancer.admin.changes import NewBackend, RefusedChangeError, ReloadResult
+from balancer.admin.changes import (
+    NewBackend,
+    OutOfReachError,
+    RefusedChangeError,
+    ReloadResult,
+    UncertainChangeError,
+)
 from balancer.admin.status import BackendStatus
 from balancer.config import model
 from balancer.transport.http_server import Request, Response
@@ -70,6 +76,54 @@ def test_a_patch_changes_what_it_names_and_the_rest_stays(
     assert status_of(supervisor, "api", "b").weight == 1
 
 
+def test_file_ends_a_live_weight_and_leaves_the_drain() -> None:
+    supervisor = Supervisor()
+    ask(supervisor, "PATCH", A, {"weight": 7, "state": "drain"})
+    assert status_of(supervisor, "api", "a").weight_by == "balancer"
+    assert ask(supervisor, "PATCH", A, {"weight": "file"})[0] == 200
+    backend = status_of(supervisor, "api", "a")
+    assert (backend.weight, backend.weight_by, backend.drained_by) == (3, None, ("balancer",))
+
+
+@pytest.mark.parametrize(
+    ("body", "asked"),
+    [
+        ({"weight": 7, "cluster": True}, ("api", "a", 7, None)),
+        ({"weight": "file", "cluster": True}, ("api", "a", "file", None)),
+        ({"state": "drain", "cluster": True}, ("api", "a", None, True)),
+        ({"weight": 0, "state": "active", "cluster": True}, ("api", "a", 0, False)),
+    ],
+)
+def test_a_patch_for_all_balancers_is_asked_for_as_such(body: dict[str, object], asked: object) -> None:
+    supervisor = Supervisor()
+    assert ask(supervisor, "PATCH", A, body)[:2] == (200, {"pool": "api", "backend": "a"})
+    assert (supervisor.everywhere, len(supervisor.live)) == ([asked], 0)
+    ask(supervisor, "PATCH", A, {"weight": 7, "cluster": False})
+    assert len(supervisor.everywhere) == len(supervisor.live) == 1
+
+
+def test_what_an_operator_should_know_comes_with_the_answer() -> None:
+    supervisor = Supervisor()
+    supervisor.notes = ["here it stays drained"]
+    _, answer, _ = ask(supervisor, "PATCH", A, {"state": "active", "cluster": True})
+    assert answer["notes"] == ["here it stays drained"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "code"),
+    [
+        (RefusedChangeError("say --cluster"), 409, "refused"),
+        (OutOfReachError("nothing was changed"), 503, "out_of_reach"),
+        (UncertainChangeError("nobody knows"), 504, "outcome_unknown"),
+    ],
+)
+def test_a_change_that_is_not_made_is_told_with_the_reason(fault: Exception, status: int, code: str) -> None:
+    supervisor = Supervisor()
+    supervisor.fault = fault
+    found, answer, _ = ask(supervisor, "PATCH", A, {"state": "drain", "cluster": True})
+    assert (found, answer) == (status, {"error": {"code": code, "message": str(fault)}})
+
+
 def test_active_ends_a_drain_and_leaves_the_weight() -> None:
     supervisor = Supervisor()
     ask(supervisor, "PATCH", A, {"weight": 7, "state": "drain"})
@@ -92,7 +146,10 @@ def test_names_in_a_path_are_percent_encoded() -> None:
         ({"wieght": 3}, "unknown field `wieght`"),
         ({"weight": -1}, ">= 0"),
         ({"weight": 65536}, "<= 65535"),
-        ({"weight": "3"}, "got `str`"),
+        ({"weight": "3"}, "Invalid enum value '3'"),
+        ({"weight": 3, "cluster": 1}, "got `int`"),
+        ({"weight": 3, "everywhere": True}, "unknown field `everywhere`"),
+        ({"cluster": True}, "nothing to change"),
         ({"weight": None}, "got `null`"),
         ({"weight": True}, "got `bool`"),
         ({"weight": 1.5}, "got `float`"),

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from balancer.admin.api import AdminApi
-from balancer.admin.changes import ReloadResult
+from balancer.admin.changes import OutOfReachError, RefusedChangeError, ReloadResult, UncertainChangeError
 from balancer.cli.main import main
 from tests.support.admin_address import Supervisor, served
 
@@ -79,6 +79,45 @@ def test_status_shows_the_live_value_beside_the_files(here: Here) -> None:
     row = {words[0]: words for line in output.splitlines() if (words := line.split())}
     assert row["a"][2:6] == ["up", "7", "(file", "3)"]
     assert row["b"][2:4] == ["draining", "1"]
+
+
+def test_with_the_option_all_balancers_are_meant(here: Here) -> None:
+    here.supervisor.notes = ["here it stays drained: that was begun at this balancer alone"]
+    for arguments, told in (
+        (["drain", "api", "a"], "a drains in the whole cluster: no new work, what is in flight finishes"),
+        (["undrain", "api", "a"], "a takes work again in the whole cluster"),
+        (["weight", "api", "a", "7"], "a has weight 7 in the whole cluster"),
+        (["weight", "api", "a", "file"], "a has the weight of its entry again in the whole cluster"),
+    ):
+        result = here.run(*arguments, "--cluster")
+        assert (result.exit_code, result.stdout) == (0, f"pool api: backend {told}\n")
+        assert result.stderr == f"note: {here.supervisor.notes[0]}\n"
+    assert here.supervisor.everywhere == [
+        ("api", "a", None, True),
+        ("api", "a", None, False),
+        ("api", "a", 7, None),
+        ("api", "a", "file", None),
+    ]
+    assert not here.supervisor.live
+
+
+def test_the_word_file_ends_a_live_weight(here: Here) -> None:
+    here.run("weight", "api", "a", "7")
+    result = here.run("weight", "api", "a", "file")
+    assert (result.exit_code, result.stdout) == (0, "pool api: backend a has the weight of its entry again\n")
+    assert not here.supervisor.live
+
+
+@pytest.mark.parametrize("fault", [RefusedChangeError("this"), OutOfReachError("that"), UncertainChangeError("or so")])
+def test_what_cannot_be_done_is_said_with_the_exit_status_of_a_refusal(here: Here, fault: Exception) -> None:
+    here.supervisor.fault = fault
+    result = here.run("drain", "api", "a", "--cluster")
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", f"Error: {fault}\n")
+
+
+@pytest.mark.parametrize("command", ["drain", "undrain", "weight"])
+def test_the_help_tells_of_the_option(command: str) -> None:
+    assert "--cluster" in CliRunner().invoke(main, [command, "--help"]).stdout
 
 
 # ---- reload

@@ -48,6 +48,26 @@ POOLS = [
             BackendStatus(
                 name="new", address="127.0.0.1:4", state="draining", drained=True, source="api", file_weight=None
             ),
+            BackendStatus(
+                name="shared",
+                address="127.0.0.1:5",
+                state="drained",
+                drained=True,
+                drained_by=("cluster",),
+                weight=4,
+                weight_by="cluster",
+                file_weight=2,
+            ),
+            BackendStatus(
+                name="twice",
+                address="127.0.0.1:6",
+                state="drained",
+                drained=True,
+                drained_by=("balancer", "cluster"),
+                weight=2,
+                weight_by="cluster",
+                file_weight=2,
+            ),
         ),
     ),
     PoolStatus(
@@ -139,6 +159,15 @@ def test_role_source_and_share_stand_where_they_are_not_the_usual_ones(admin: st
     assert row["fine"][1:5] == ["127.0.0.1:1", "up", "1", "100%"]
     assert row["new"][2:5] == ["draining", "(api)", "1"]
     assert len(re.findall(r"\bshare\b", output)) == 1
+
+
+def test_what_holds_at_all_balancers_is_marked(admin: str, token_file: str) -> None:
+    output = run("--admin", admin, "--token-file", token_file).output
+    row = {words[0]: words for line in output.splitlines() if (words := line.split())}
+    assert row["shared"][2:7] == ["drained", "4", "(cluster,", "file", "2)"]
+    assert row["twice"][2:5] == ["drained", "2", "(cluster)"]
+    assert "  shared: drained, drained in the whole cluster\n" in output
+    assert "  twice: drained, drained in the whole cluster, and here by itself\n" in output
 
 
 def test_a_narrow_terminal_gets_no_line_that_breaks_the_table(admin: str, token_file: str) -> None:

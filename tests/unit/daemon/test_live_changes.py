@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from balancer.admin.changes import RefusedChangeError, UnknownBackendError
 from balancer.config import model
-from balancer.daemon.live_changes import VERSION, DamagedChangesError, LiveChanges
+from balancer.daemon.live_changes import VERSION, DamagedChangesError, Layers, LiveChanges
 from tests.support.admin_address import backend, file_of
 
 FILE = file_of(
@@ -256,3 +256,80 @@ def test_the_end_of_a_drain_is_told_when_its_backend_leaves_the_file() -> None:
     live, ended = live.carried_to(file_of(without))
     assert not live
     assert ended == ["pool web: backend a: it is no more, which ends: drained"]
+
+
+# ---- with what is said everywhere
+
+
+class Everywhere:
+    """The same of every backend."""
+
+    def __init__(self, said_weight: int | None, *, said_drained: bool) -> None:
+        self.said_weight = said_weight
+        self.said_drained = said_drained
+
+    def weight(self, pool: str, name: str) -> int | None:
+        return self.said_weight
+
+    def drained(self, pool: str, name: str) -> bool:
+        return self.said_drained
+
+
+@pytest.mark.parametrize(
+    ("here", "everywhere", "weight", "by"),
+    [
+        (None, None, 3, None),
+        (7, None, 7, "balancer"),
+        (0, None, 0, "balancer"),
+        (None, 5, 5, "cluster"),
+        (7, 5, 5, "cluster"),
+        (7, 0, 0, "cluster"),
+        (0, 5, 5, "cluster"),
+        (None, 3, 3, "cluster"),
+        (7, 3, 3, "cluster"),
+    ],
+)
+def test_the_weight_is_what_is_said_everywhere_else_what_is_said_here_else_the_entrys(
+    here: int | None, everywhere: int | None, weight: int, by: str | None
+) -> None:
+    layers = Layers(changed(weight=here), Everywhere(everywhere, said_drained=False))
+    assert layers.in_use("api", FILE.pools[0].backends[0]) == (weight, False)
+    assert (layers.weight("api", "a") or weight, layers.weight_by("api", "a")) == (weight, by)
+
+
+@pytest.mark.parametrize(
+    ("here", "everywhere", "by"),
+    [
+        (False, False, ()),
+        (True, False, ("balancer",)),
+        (False, True, ("cluster",)),
+        (True, True, ("balancer", "cluster")),
+    ],
+)
+def test_a_backend_is_drained_when_here_or_everywhere_it_is(here: bool, everywhere: bool, by: tuple[str, ...]) -> None:
+    layers = Layers(changed(drained=here), Everywhere(None, said_drained=everywhere))
+    drained = here or everywhere
+    assert layers.in_use("api", FILE.pools[0].backends[0]) == (3, drained)
+    assert (layers.drained("api", "a"), layers.drained_by("api", "a")) == (drained, by)
+
+
+def test_another_entry_ends_what_was_said_here_and_not_what_is_said_everywhere() -> None:
+    live = changed(weight=7, drained=True)
+    other = backend("a", weight=4)
+    assert Layers(live).in_use("api", other) == (4, False)
+    assert Layers(live, Everywhere(5, said_drained=True)).in_use("api", other) == (5, True)
+
+
+def test_a_balancer_on_its_own_has_what_is_said_here() -> None:
+    live = changed(weight=7, drained=True).with_backend(FILE, "api", backend("c"))
+    layers = Layers(live)
+    assert (layers.weight("api", "a"), layers.drained("api", "a")) == (7, True)
+    assert (layers.weight_by("api", "a"), layers.drained_by("api", "a")) == ("balancer", ("balancer",))
+    assert (layers.weight_by("api", "b"), layers.drained_by("api", "b")) == (None, ())
+    assert (layers.source("api", "a"), layers.source("api", "c")) == ("file", "api")
+
+
+def test_file_is_the_weight_of_the_entry() -> None:
+    live = changed(weight=7, drained=True).with_change(FILE, "api", "a", weight="file", drained=None)
+    assert (live.weight("api", "a"), live.drained("api", "a")) == (None, True)
+    assert live.changed() == [("api", "a")]
