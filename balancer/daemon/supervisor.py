@@ -29,7 +29,7 @@ from balancer.daemon.bindings import Bindings
 from balancer.daemon.children import RefusedError, WorkerError
 from balancer.daemon.cluster.parts import join
 from balancer.daemon.cluster_member import ClusterMember
-from balancer.daemon.columns import Columns
+from balancer.daemon.columns import Columns, room_for
 from balancer.daemon.files import FilesError, read_files
 from balancer.daemon.health_watch import HealthWatch
 from balancer.daemon.loader import Loader
@@ -38,7 +38,6 @@ from balancer.daemon.operator import Operator
 from balancer.daemon.privileges import PrivilegeError
 from balancer.daemon.process_setup import settle_memory
 from balancer.daemon.reload import Reloader
-from balancer.daemon.resolve import is_name
 from balancer.daemon.runtime_dir import RuntimeDir, RuntimeDirError
 from balancer.daemon.shared_memory import CONNECTION_COLUMNS, ROWS_MIN, SharedMemory, SlotsExhaustedError
 from balancer.daemon.shutdown import shut_down
@@ -81,9 +80,7 @@ class Supervisor:
         self._runtime = runtime
         self._files = dict(files)
         self._out = out
-        # A name may have several addresses, and each is a backend with a slot.
-        backends = sum(16 if is_name(backend) else 1 for pool in config.pools for backend in pool.backends)
-        self._memory = SharedMemory.create(rows=max(config.workers, ROWS_MIN), backends=backends)
+        self._memory = SharedMemory.create(rows=max(config.workers, ROWS_MIN), backends=room_for(config))
         self._inboxes = [handover.pair() for _ in range(self._memory.rows)]
         self._stop, self._stop_now = asyncio.Event(), asyncio.Event()
         self._hung_up_early = False
@@ -115,8 +112,8 @@ class Supervisor:
         self._member = ClusterMember(embedded, config.log, self._view.counted) if embedded else None
         self._member_task: asyncio.Task[None] | None = None
         parts = self._parts = join(config.coordination, self._member, self._view.counted, runtime.path)
-        wide = parts.changes if parts else None
-        self._operator = Operator(runtime.path, self._states, lambda: self._reloader, everywhere=wide)
+        found, wide = (parts.discovery, parts.changes) if parts else (None, None)
+        self._operator = Operator(runtime.path, self._states, lambda: self._reloader, registered=found, everywhere=wide)
         self._view.show(self._states, self._operator)
         self._reloader = Reloader(
             loader=Loader(config_path),

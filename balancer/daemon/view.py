@@ -3,9 +3,10 @@
 import asyncio
 import platform
 from collections.abc import Sequence
+from contextlib import suppress
 
 from balancer import __version__
-from balancer.admin.changes import ReloadResult
+from balancer.admin.changes import ReloadResult, UnknownBackendError
 from balancer.admin.status import PoolStatus, pool_statuses
 from balancer.config.model import Config, ResolvedBackend
 from balancer.daemon.children import Child
@@ -123,11 +124,17 @@ class View:
         in_flight: dict[str, int] = {}
         for backend in self._by_pool.get(pool, []):
             in_flight[backend.name] = in_flight.get(backend.name, 0) + self._in_flight(backend.slot)
-            weight = backend.weight if self._states is None else self._states.weight(pool, backend.name)
-            self.counted.set(metrics.BACKEND_WEIGHT, (pool, backend.name), float(weight))
+            self.counted.set(metrics.BACKEND_WEIGHT, (pool, backend.name), float(self._weight(backend)))
         for name, count in in_flight.items():
             self.counted.set(metrics.BACKEND_IN_FLIGHT, (pool, name), float(count))
         await asyncio.sleep(0)
+
+    def _weight(self, backend: ResolvedBackend) -> int:
+        """The one in use; as configured while a generation comes into use and the states do not know it yet."""
+        if self._states is not None:
+            with suppress(UnknownBackendError):
+                return self._states.weight(backend.pool, backend.name)
+        return backend.weight
 
     def _in_flight(self, slot: int) -> int:
         return self._memory.total(Area.IN_FLIGHT, slot)

@@ -199,6 +199,31 @@ NODE_NAME_TAKEN = _event(
 DUTY_BEGAN = _event("duty.began", "This balancer does this duty for all of them from now on.", "duty", "token")
 DUTY_ENDED = _event("duty.ended", "It does it no more; another balancer may.", "duty", "reason")
 
+REGISTRATION_REFUSED = _event(
+    "registration.refused",
+    "A key below a pool's prefix is no backend, or its new value cannot be used and the old one stays.",
+    "pool",
+    "key",
+    "problem",
+)
+REGISTRATION_LEFT_OUT = _event(
+    "registration.left_out",
+    "Backends registered that are not used; the reason says why. Said once, until all are in use.",
+    "pool",
+    "backends",
+    "count",
+    "reason",
+)
+REGISTRATIONS_NOT_SAVED = _event(
+    "registration.not_saved",
+    "What registered is in use, but the next start will not know it before the cluster answers.",
+    "path",
+    "error",
+)
+REGISTRATIONS_UNREADABLE = _event(
+    "registration.unreadable", "What was registered before this start cannot be read from its file.", "path", "error"
+)
+
 LIBRARY_LOGGED = _event(
     "library.logged", "A library or the event loop wrote a message of its own.", "logger", "message"
 )

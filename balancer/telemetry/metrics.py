@@ -176,6 +176,13 @@ CLUSTER_SUSPECT = _family(
 CLUSTER_DUTY = _family(
     "balancer_cluster_duty", Kind.GAUGE, "1 while this balancer does a duty for all of them, else 0.", "duty"
 )
+REGISTERED_BACKENDS = _family(
+    "balancer_registered_backends",
+    Kind.GAUGE,
+    "Backends that registered in the cluster, by state: in_use, left_out or wrong (a value that cannot be used).",
+    "pool",
+    "state",
+)
 WORKER_UP = _family("balancer_worker_up", Kind.GAUGE, "1 while a worker is ready, else 0.", "worker")
 WORKER_RESTARTS = _family(
     "balancer_worker_restarts_total", Kind.COUNTER, "Workers started in the place of one that ended unasked."

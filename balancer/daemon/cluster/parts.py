@@ -6,6 +6,7 @@ from pathlib import Path
 
 from balancer.config.model import Config, Coordination, ResolvedBackend
 from balancer.daemon.cluster.compaction import Compaction
+from balancer.daemon.cluster.discovery import Discovery
 from balancer.daemon.cluster.duties import Duties
 from balancer.daemon.cluster.link import ClusterLink
 from balancer.daemon.cluster.nodes import Nodes
@@ -17,8 +18,7 @@ from balancer.telemetry.aggregate import Aggregate
 class ClusterParts:
     """Made inside the running loop; `run` until cancelled, then `close`.
 
-    `extend` adds to a file's configuration what registered itself. `configure` hears each generation that comes into
-    use. None of them waits for the cluster.
+    `configure` hears each generation that comes into use. Nothing here waits for the cluster but `run` and `close`.
     """
 
     def __init__(self, link: ClusterLink, counted: Aggregate, folder: Path) -> None:
@@ -26,16 +26,14 @@ class ClusterParts:
         self.nodes = Nodes(link)
         self.duties = Duties(link, counted)
         self.changes = SharedChanges(link, folder)
+        self.discovery = Discovery(link, counted, folder)
         if link.embedded:
             self.duties.add("compaction", Compaction(link.client).work)
-
-    def extend(self, file: Config) -> Config:
-        """The configuration with all backends."""
-        return file
 
     def configure(self, config: Config, backends: Sequence[ResolvedBackend]) -> None:
         """This generation is in use from now on."""
         self.changes.configure()
+        self.discovery.configure(config, backends)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -43,6 +41,7 @@ class ClusterParts:
             tasks.create_task(self.nodes.run())
             tasks.create_task(self.duties.run())
             tasks.create_task(self.changes.run())
+            tasks.create_task(self.discovery.run())
 
     async def close(self) -> None:
         """Leave the cluster in order."""
