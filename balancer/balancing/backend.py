@@ -58,6 +58,7 @@ class BackendState:
         "name",
         "pool",
         "share",
+        "silent",
         "slot",
         "weight",
     )
@@ -81,6 +82,7 @@ class BackendState:
         self.max_connections = max_connections
         self.eligible = True  # as the supervisor decided last (resilience.standing)
         self.doubtful = False  # eligible only because too few are usable
+        self.silent = False  # to be passed over: as this worker found (resilience.silence)
         self.share = 1.0  # of its weight and its limit: what slow start leaves
         self.host = host  # as written in the file, for TLS server_name
         self.host_field = b"localhost"  # the Host field's value where a pool sends the backend's own

@@ -93,13 +93,14 @@ class PoolState:
         self.rebuild()
 
     def rebuild(self) -> None:
-        """Find out again who is eligible, and for how much. To be called whenever a backend's standing, weight or
-        limit changed. O(n log n).
+        """Find out again who is eligible, and for how much. To be called whenever a backend's standing, weight,
+        limit or silence changed. O(n log n).
 
         Slow start is relative: whoever has the largest share gets all of its weight and limit. A pool that comes back
         as a whole, or of which one backend is left, must not answer 503 with its machines idle.
         """
-        self.eligible = tuple(backend for backend in self.backends if backend.eligible and backend.weight > 0)
+        usable = tuple(backend for backend in self.backends if backend.eligible and backend.weight > 0)
+        self.eligible = tuple(backend for backend in usable if not backend.silent) or usable
         self.doubtful = frozenset(backend for backend in self.eligible if backend.doubtful)
         self._top = max((backend.share for backend in self.eligible), default=1.0)
         self._starting = any(backend.share < self._top for backend in self.eligible)

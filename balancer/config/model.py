@@ -242,6 +242,7 @@ class OutlierDetection(Struct, frozen=True, kw_only=True):
     consecutive_failures: int | None = 5  # None = off
     failure_rate: bool = True  # judged against the pool's over `window`
     latency: bool = True  # a slow outlier's weight is lowered
+    silent_after: float | None = 0.1  # seconds with several requests waiting and no answer; None = off
     window: float = 10.0
     base_ejection: float = 10.0
     max_ejection: float = 300.0

@@ -12,6 +12,7 @@ from balancer.config.fields import (
     choice,
     did_you_mean,
     duration,
+    duration_or_off,
     integer,
     integer_or_off,
     of,
@@ -204,6 +205,12 @@ class OutlierDetection(Base):
         True,
         description="Lower the weight of a backend that is much slower than the rest of the pool. true: it is not "
         "ejected, so the price of a wrong guess is small.",
+    )
+    silent_after: Annotated[float | None, duration_or_off("10ms", "1h")] = key(
+        "100ms",
+        description="Time after which a backend at which five or more requests wait, none of them answered, gets no "
+        "further ones until it answers; or off. It is longer for one that has answered later than that. Never more "
+        "than half of a pool. 100ms: long for an answer to all of five, short beside any timeout.",
     )
     window: Annotated[float, duration("100ms", "1h")] = key(
         "10s", description="Time over which failure rate and latency are judged. 10s: enough requests, recent enough."

@@ -217,6 +217,7 @@ class Worker:
             retry_tokens=self._tokens,
         )
         server.reports.tell = self._tell_outcomes
+        self._begin(server.silences.run())
         if self._start.rows > 1:
             server.handover = self._handover = self._new_handover(server)
         return server

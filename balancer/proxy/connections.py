@@ -73,6 +73,7 @@ class BackendConnections:
 
     __slots__ = (
         "active",
+        "answered",
         "backend",
         "connects",
         "factory",
@@ -109,6 +110,7 @@ class BackendConnections:
         self.server_hostname = tls[1] if tls is not None else None
         self.idle: list[Upstream] = []
         self.active = 0
+        self.answered = 0  # response heads, ever
         self.wheel = wheel
         self.factory = factory
         self.stale = registry.cells(metrics.STALE_CONNECTIONS, backend.pool)

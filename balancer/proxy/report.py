@@ -31,6 +31,10 @@ class BackendCounters:
         self._told = self._good()
         self._told_first_byte = 0.0
 
+    def ended(self) -> int:
+        """Attempts that are over."""
+        return int(sum(self.codes))
+
     def take_successes(self) -> tuple[int, float]:
         """Attempts that went well since this was last asked, and the sum of their times to the first byte."""
         good, first_byte = self._good(), self.first_byte

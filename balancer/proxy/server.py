@@ -21,6 +21,7 @@ from balancer.proxy.exchange import Exchange
 from balancer.proxy.leftovers import Leftovers, let_go
 from balancer.proxy.live_states import LiveStates
 from balancer.proxy.outcomes import OutcomeReports
+from balancer.proxy.silence_watch import SilenceWatch
 from balancer.proxy.snapshot import ListenerPlan, Snapshot
 from balancer.proxy.upstream import Upstream
 from balancer.telemetry import events, metrics
@@ -72,6 +73,7 @@ class ProxyServer:
         self.doors = Doors(self)
         self.leftovers = Leftovers(self)
         self.live = LiveStates(retry_tokens or LoadTable([0] * len(loads.own)), self.deadlines)
+        self.silences = SilenceWatch(loads, registry)
         self.closing = False
         self.via = b""
         self.last_accept = monotonic()
@@ -155,6 +157,7 @@ class ProxyServer:
         snapshot.updates.clear()
         self.leftovers.held = False
         self.live.take_over(snapshot)
+        self.silences.take_over(snapshot)
         self._snapshot = snapshot
         if old is not None:
             self.leftovers.replaced(old, snapshot, monotonic())

@@ -240,6 +240,7 @@ class Upstream(asyncio.Protocol):
         except ProtocolError as error:
             exchange.fail(error.outcome, error.detail)
             return
+        self.connections.answered += 1
         exchange.respond(self, head, data, end)
 
     def _more_head(self, exchange: "Exchange", data: bytes) -> bytes | None:

@@ -78,6 +78,15 @@ BACKEND_EJECTED = _event(
     "evidence",
     "duration_ms",
 )
+BACKEND_SILENT = _event(
+    "backend.fell_silent",
+    "Several requests of a worker wait at it and none is answered: it gets no further ones until it answers.",
+    "pool",
+    "backend",
+    "address",
+    "waiting",
+    "silent_ms",
+)
 EJECTION_DETECTED = _event(
     "backend.ejection_detected",
     "It would have been ejected or slowed; `kept_by` says why it was not: observe or max_ejected.",
@@ -196,6 +205,13 @@ NODE_NAME_TAKEN = _event(
     "node",
     "key",
 )
+CHECKS_FELL_BACK = _event(
+    "checks.fell_back",
+    "Nothing new was heard of backends that other balancers check; this one checks them itself.",
+    "backends",
+    "of",
+)
+CHECKS_SHARED_AGAIN = _event("checks.were_shared_again", "All of them are heard of again.", "of")
 DUTY_BEGAN = _event("duty.began", "This balancer does this duty for all of them from now on.", "duty", "token")
 DUTY_ENDED = _event("duty.ended", "It does it no more; another balancer may.", "duty", "reason")
 

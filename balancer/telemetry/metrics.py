@@ -94,6 +94,13 @@ STALE_CONNECTIONS = _family(
     "Reused connections that the backend had closed before it answered.",
     "pool",
 )
+BACKEND_SILENCES = _family(
+    "balancer_backend_silences_total",
+    Kind.COUNTER,
+    "How often a worker gave a backend nothing more, because it had stopped to answer.",
+    "pool",
+    "backend",
+)
 DOWNSTREAM_CONNECTIONS = _family(
     "balancer_downstream_connections", Kind.GAUGE, "Client connections that are open.", "listener"
 )
@@ -169,6 +176,12 @@ CLUSTER_PROPOSALS = _family(
 )
 CLUSTER_FSYNC = _family(
     "balancer_cluster_fsync_seconds", Kind.GAUGE, "99th percentile of the member's last 512 writes to its log."
+)
+CLUSTER_CHECKS = _family(
+    "balancer_cluster_checks",
+    Kind.GAUGE,
+    "Backends with health checks, by how they are known: own = this balancer probes them, others = it is told.",
+    "how",
 )
 CLUSTER_SUSPECT = _family(
     "balancer_cluster_data_suspect", Kind.GAUGE, "1 when the member's data cannot be trusted and it stays down."
