@@ -146,7 +146,8 @@ class KnownChanges:
 
     def has_room_for(self, place: Place) -> bool:
         """A key of this backend would be taken in."""
-        return place in self._entries or len(self._entries) + len(self._unreadable) < ENTRIES_MAX
+        there = place in self._entries or key_of(*place).encode() in self._unreadable
+        return there or len(self._entries) + len(self._unreadable) < ENTRIES_MAX
 
     # ---- news
 
@@ -183,7 +184,7 @@ class KnownChanges:
         """A key was written (None: deleted) at `revision`. O(own writes that were not heard of)."""
         self._revision = revision
         if self._own:  # changes come in order, so that what is older was heard of
-            self._own = {place: own for place, own in self._own.items() if own >= revision}
+            self._own = {place: own for place, own in self._own.items() if own > revision}
         ignored: list[tuple[str, str]] = []
         self._unreadable.pop(key, None)
         try:

@@ -221,7 +221,7 @@ class SharedChanges:
             if not error.doubtful:
                 del doubts[before:]
             raise
-        doubts.clear()  # what was sent before compared with the same revision, so that it can no longer be done
+        del doubts[before:]  # of an earlier one stay: it may be what changed the key meanwhile
         return done.header.revision if done.succeeded else 0
 
     def _wrote(self, place: Place, change: Change | None, revision: int) -> None:

@@ -236,6 +236,13 @@ def test_an_answer_that_comes_late_overrules_nothing_that_was_heard() -> None:
     assert known.of(*A) == said(6)
 
 
+def test_of_two_answers_the_later_write_counts_whichever_comes_first() -> None:
+    known = known_of()
+    known.wrote(A, said(6), 14)
+    assert known.wrote(A, said(5), 13).changed == []
+    assert known.of(*A) == said(6)
+
+
 def test_what_was_read_before_an_own_write_does_not_overrule_it() -> None:
     known = known_of(a=value(3))
     known.wrote(A, said(5), 13)
@@ -313,6 +320,17 @@ def test_there_is_a_bound_which_is_told_once_and_read_anew_when_there_is_room(mo
     assert known.read(keys[2:], 14, 1).changed == [("web", "c")]
     assert not known.heard(keys[2][0], None, 15).anew
     assert known.has_room_for(("web", "d"))
+
+
+def test_a_key_that_was_unreadable_has_its_place_when_it_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changes, "ENTRIES_MAX", 1)
+    known = known_of(a=b"unreadable")
+    assert known.has_room_for(A)
+    assert not known.has_room_for(("web", "b"))
+    assert known.heard(KEY_A, value(3), 11) == ([A], [], False)
+    known = known_of(a=b"unreadable")
+    known.wrote(A, None, 11)
+    assert known.has_room_for(("web", "b"))
 
 
 def test_the_bound_is_ten_thousand() -> None:

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from balancer.admin.changes import OutOfReachError, RefusedChangeError, UncertainChangeError
 from balancer.consensus.client_http import ExchangeError
 from balancer.consensus.client_kv import RANGE, TXN
+from balancer.daemon.cluster import changes
 from balancer.daemon.cluster.changes import Change, Place, change_of, key_of
 from balancer.daemon.cluster.shared_changes import ANSWER_WITHIN, FILE, SharedChanges
 from balancer.telemetry import events
@@ -340,6 +341,116 @@ def test_a_write_that_gets_no_answer_at_all_is_of_unknown_outcome(
             monkeypatch.setattr(wire, "exchange", silent)
             with pytest.raises(UncertainChangeError, match="no answer within 8 s"):
                 await only.drain()
+
+    run(scenario)
+
+
+def test_a_write_that_may_have_been_done_late_is_never_told_to_have_changed_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes just before its repetition, which therefore finds another revision; and then nobody answers."""
+
+    async def scenario(store: Store) -> None:
+        async with balancers(store, tmp_path, "n1") as (only,):
+            wire = an_etcd(only)
+            exchange = wire.exchange
+            late: list[bytes] = []
+
+            async def held_up(path: str, body: bytes, *, timeout: float) -> Response:
+                if path == TXN and not late:
+                    late.append(body)
+                    raise ExchangeError("the connection broke", sent=True)
+                if path == TXN:
+                    await exchange(path, late[0], timeout=timeout)
+                    answer = await exchange(path, body, timeout=timeout)
+                    wire.cut()
+                    return answer
+                return await exchange(path, body, timeout=timeout)
+
+            monkeypatch.setattr(wire, "exchange", held_up)
+            with pytest.raises(UncertainChangeError):
+                await only.drain()
+            wire.mend()
+            await until(lambda: only.says() == (None, True))
+
+    run(scenario)
+
+
+REFUSAL = Response(400, {}, b'{"code": 9, "message": "etcdserver: mvcc: database space exceeded"}')
+
+
+@pytest.mark.parametrize(
+    ("first", "told"),
+    [
+        (REFUSAL, (RefusedChangeError, "refused it, and nothing was changed.*space exceeded")),
+        (ExchangeError("broke", sent=True), (UncertainChangeError, "not known")),
+        (ExchangeError("no connection", sent=False), (RefusedChangeError, "nothing was changed")),
+    ],
+)
+def test_a_refusal_changed_nothing_unless_an_earlier_attempt_may_have(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    first: Response | ExchangeError,
+    told: tuple[type[Exception], str],
+) -> None:
+    async def scenario(store: Store) -> None:
+        async with balancers(store, tmp_path, "n1") as (only,):
+            wire = only.link.wire
+            exchange, outcomes = wire.exchange, [first]
+
+            async def refusing(path: str, body: bytes, *, timeout: float) -> Response:
+                if path != TXN:
+                    return await exchange(path, body, timeout=timeout)
+                outcome = outcomes.pop() if outcomes else REFUSAL
+                if isinstance(outcome, ExchangeError):
+                    raise outcome
+                return outcome
+
+            monkeypatch.setattr(wire, "exchange", refusing)
+            with pytest.raises(told[0], match=told[1]):
+                await only.drain()
+            assert only.says() == (None, False)
+
+    run(scenario)
+
+
+def test_a_write_that_was_never_sent_changed_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(store: Store) -> None:
+        async with balancers(store, tmp_path, "n1") as (only,):
+            exchange = only.link.wire.exchange
+
+            async def closed(path: str, body: bytes, *, timeout: float) -> Response:
+                if path == TXN:
+                    raise ExchangeError("connection refused", sent=False)
+                return await exchange(path, body, timeout=timeout)
+
+            monkeypatch.setattr(only.link.wire, "exchange", closed)
+            with pytest.raises(OutOfReachError, match="nothing was changed"):
+                await only.drain()
+
+    run(scenario)
+
+
+# ---- the bound
+
+
+def test_over_the_bound_nothing_more_is_said_and_what_was_left_out_comes_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes, "ENTRIES_MAX", 2)
+
+    async def scenario(store: Store) -> None:
+        for name in "abc":
+            await written(store, Change(weight=2).to_bytes(), key_of("web", name))
+        async with balancers(store, tmp_path, "n1") as (only,):
+            assert [only.says(("web", name))[0] for name in "abc"] == [2, 2, None]
+            with pytest.raises(RefusedChangeError, match="end some of them first"):
+                await only.changes.change("web", "d", weight=1, drained=None)
+            await only.changes.change("web", "b", weight=7, drained=None)
+            await only.changes.change("web", "a", weight="file", drained=None)
+            await until(lambda: only.says(("web", "c")) == (2, False))
+            client, _ = store.client()
+            assert await client.get(key_of("web", "d")) is None
 
     run(scenario)
 
