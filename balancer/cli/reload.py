@@ -14,7 +14,11 @@ _TIMEOUT = 90.0  # names are looked up and every worker builds the whole; the da
 
 @click.command("reload")
 @click.option("--dry-run", is_flag=True, help="Only tell what would change.")
-@click.option("--discard-live", is_flag=True, help="End live weights, drains and added backends: the file alone holds.")
+@click.option(
+    "--discard-live",
+    is_flag=True,
+    help="End live weights, drains and added backends of this balancer; what was said with --cluster stays.",
+)
 @with_daemon
 def command(daemon: RunningDaemon, dry_run: bool, discard_live: bool) -> None:
     """Let the running daemon read its configuration file again, and print what changed.
