@@ -6,8 +6,8 @@ most once": learning/api_guarantees.md, client/v3/retry.go).
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from itertools import count
 from typing import Protocol
 
@@ -21,6 +21,9 @@ from balancer.transport.http_client import HttpClientError
 _BACK_OFF = 0.02  # seconds after a whole round without an answer, then twice as long each time
 _BACK_OFF_MOST = 1.0
 _ATTEMPT_LEAST = 0.25
+
+LEARNED_MAX = 16
+"""Servers beside those that were given: a cluster has 3 to 7 members."""
 
 # The member cannot do it now; another may. It may have been done all the same.
 _ELSEWHERE = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELED})
@@ -52,6 +55,8 @@ class Endpoints:
             raise NotReachedError(str(error)) from None
         if not self.servers:
             raise NotReachedError("no endpoints; give at least one, as http://HOST:PORT")
+        self._given = len(self.servers)
+        self._retired: list[Server] = []  # with exchanges that go on
         self._current = 0
 
     @property
@@ -63,6 +68,29 @@ class Endpoints:
         """Ask another one first, if it is this one's turn."""
         if self.current is server:
             self._current = (self._current + 1) % len(self.servers)
+
+    def learn(self, urls: Iterable[str]) -> None:
+        """Ask these as well, after those that were given; what was learned before and is not among them, no longer.
+
+        The first LEARNED_MAX of them; what is no address that can be asked from elsewhere is left out.
+        """
+        given = self.servers[: self._given]
+        known = {server.url: server for server in self.servers}
+        learned: dict[str, Server] = {}
+        for url in (each.strip().rstrip("/") for each in urls):
+            if url.startswith("unix:") or url in learned or any(server.url == url for server in given):
+                continue
+            if len(learned) < LEARNED_MAX:
+                with suppress(HttpClientError):
+                    learned[url] = known.get(url) or Server(url)
+        current = self.current
+        self._retired = [server for server in self._retired if server.connections]
+        for server in self.servers[self._given :]:
+            if server.url not in learned:
+                server.retire()
+                self._retired.append(server)
+        self.servers = [*given, *learned.values()]
+        self._current = self.servers.index(current) if current in self.servers else 0
 
     async def ask(
         self, path: str, body: bytes, *, repeatable: bool, change: bool = False, timeout: float | None = None
@@ -138,7 +166,7 @@ class Endpoints:
 
     def close(self) -> None:
         """End every connection."""
-        for server in self.servers:
+        for server in (*self.servers, *self._retired):
             server.close()
 
     def _share(self, until: float, *, repeatable: bool) -> float:

@@ -246,6 +246,13 @@ class Server:
         async with self._exchange("POST", path, body, timeout) as (connection, _):
             yield connection.status, Lines(connection)
 
+    def retire(self) -> None:
+        """Begin no further exchange; those under way go on."""
+        self._closed = True
+        for connection in self._idle:
+            connection.abort()
+        self._idle.clear()
+
     def close(self) -> None:
         """End every connection, also those in use: their exchanges fail."""
         self._closed = True

@@ -55,6 +55,15 @@ class Members:
         """Voters and learners. Raises NotReachedError, RefusedError."""
         return (await self._calls.read("/v3/cluster/member/list", None, MemberListResponse)).members
 
+    async def sync(self) -> None:
+        """Learn where else the cluster can be asked: the client addresses that its voters have published.
+
+        They come after the endpoints that were given, at most `client_endpoints.LEARNED_MAX`; a later call replaces
+        what an earlier one learned. Raises NotReachedError, RefusedError.
+        """
+        voters = [member for member in await self.members() if not member.isLearner]
+        self._calls.endpoints.learn(url for member in voters for url in member.clientURLs)
+
     async def status(self) -> list[Standing]:
         """What each endpoint says of itself, in their order; each is asked, and none for another. Never raises."""
         return await asyncio.gather(*(self._status(server) for server in self._calls.endpoints.servers))

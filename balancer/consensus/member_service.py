@@ -10,6 +10,7 @@ from balancer.clock import monotonic
 from balancer.consensus.bootstrap import decode_members
 from balancer.consensus.driver import Driver
 from balancer.consensus.gateway import API_VERSION
+from balancer.consensus.member_addresses import PublishedMember, advertised, decode_published
 from balancer.consensus.membership_changes import MembershipChanges
 from balancer.consensus.peer_frames import ChangeKind, Member
 from balancer.consensus.service import CoordinationService
@@ -125,7 +126,7 @@ class MemberService(CoordinationService):
         )
 
     async def member_list(self, *, linearizable: bool) -> responses.MemberListResponse:
-        """The members; another one's client address is not known here."""
+        """The members, with the addresses that they published for clients, this one's in any case."""
         if linearizable:
             await self.catch_up()
         learners = self._running.replica.node.status().membership.learners
@@ -134,19 +135,26 @@ class MemberService(CoordinationService):
                 ID=member.node_id,
                 name=member.name,
                 peerURLs=(f"http://{member.address}",),
-                clientURLs=(self._client,) if member.node_id == self._node_id else (),
+                clientURLs=self._client_urls(member),
                 isLearner=member.node_id in learners,
             )
-            for member in self.members()
+            for member in decode_published(self._running.replica.node.status().membership.context)
         )
         term = self._running.replica.node.status().term
         return responses.MemberListResponse(responses.ResponseHeader(self._cluster_id, self._node_id, 0, term), listed)
 
+    def _client_urls(self, member: PublishedMember) -> tuple[str, ...]:
+        told = member.client
+        if member.node_id == self._node_id:
+            told = advertised(self._client, member.address) or self._client
+        return (told,) if told else ()
+
     # ---- changes of the membership
 
     def change_members_by(self, changes: MembershipChanges) -> None:
-        """What carries them out."""
+        """What carries them out, and keeps this member's client address published."""
         self._changes = changes
+        changes.publish(self._node_id, self._client)
 
     async def member_add(self, request: requests.MemberAddRequest) -> responses.MemberAddResponse:
         """See service_face."""
@@ -178,8 +186,9 @@ class MemberService(CoordinationService):
     async def _changed(self, kind: ChangeKind, *, member: NodeId = 0, address: str = "") -> responses.MembersResponse:
         assert self._changes is not None
         await self._changes.change(kind, member=member, address=address)
-        listed = await self.member_list(linearizable=True)
-        return responses.MembersResponse(listed.header, listed.members)
+        gone = member if kind == "remove" else 0
+        listed = await self.member_list(linearizable=gone != self._node_id)  # nobody tells this one any more
+        return responses.MembersResponse(listed.header, tuple(one for one in listed.members if gone != one.ID))
 
 
 def _once(future: "asyncio.Future[object]") -> Callable[[object], None]:

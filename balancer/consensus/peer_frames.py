@@ -69,11 +69,11 @@ class KeepAliveReply(msgspec.Struct, frozen=True, array_like=True, tag="kept_ali
     error: Words = ""
 
 
-ChangeKind = Literal["add", "remove", "promote", "transfer"]
+ChangeKind = Literal["add", "remove", "promote", "transfer", "publish"]
 
 
 class Change(msgspec.Struct, frozen=True, array_like=True, tag="change"):
-    """A follower hands a change of the membership to the leader."""
+    """A follower hands a change of the membership to the leader. `address`: of the newcomer, or the URL to publish."""
 
     request_id: Number
     kind: ChangeKind

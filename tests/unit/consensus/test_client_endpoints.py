@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from balancer.clock import monotonic
-from balancer.consensus.client_endpoints import Endpoints
+from balancer.consensus.client_endpoints import LEARNED_MAX, Endpoints
 from balancer.consensus.client_errors import NotReachedError, OutcomeUnknownError, RefusedError
+from balancer.consensus.client_http import ExchangeError
 from balancer.coordination.errors import Code
 from tests.support.coordination_fake import CUT, SILENCE, FakeGateway, Reply, ok, refused, stream
 
@@ -194,3 +195,79 @@ def test_what_is_no_address_is_said_before_anything_is_asked(urls: list[str]) ->
 
 def test_an_address_may_end_in_a_slash() -> None:
     assert of([" http://127.0.0.1:2379/ "]).current.url == "http://127.0.0.1:2379"
+
+
+# ---- what is learned
+
+
+def urls(endpoints: Endpoints) -> list[str]:
+    return [server.url for server in endpoints.servers]
+
+
+A, B, C = (f"http://127.0.0.1:{port}" for port in (1, 2, 3))
+
+
+def test_what_is_learned_comes_after_what_was_given_each_once_and_nothing_that_is_no_address() -> None:
+    endpoints = of([A])
+    endpoints.learn([B, A, f"{B}/", "https://a:1", "", "unix:/run/x", "a:1", f" {C} "])
+    assert urls(endpoints) == [A, B, C]
+
+
+def test_what_is_learned_later_takes_the_place_of_what_was_before_but_not_of_what_was_given() -> None:
+    endpoints = of([A])
+    endpoints.learn([B])
+    kept = endpoints.servers[1]
+    endpoints.learn([C, B])
+    assert urls(endpoints) == [A, C, B]
+    assert endpoints.servers[2] is kept
+    endpoints.learn([])
+    assert urls(endpoints) == [A]
+
+
+def test_there_is_a_bound_on_what_is_learned() -> None:
+    endpoints = of([A])
+    endpoints.learn(f"http://127.0.0.1:{port}" for port in range(100, 1000))
+    assert len(endpoints.servers) == 1 + LEARNED_MAX
+
+
+def test_who_is_asked_first_stays_so_unless_it_goes() -> None:
+    endpoints = of([A])
+    endpoints.learn([B, C])
+    endpoints.avoid(endpoints.current)
+    assert endpoints.current.url == B
+    endpoints.learn([C, B])
+    assert endpoints.current.url == B
+    endpoints.learn([C])
+    assert endpoints.current.url == A
+
+
+def test_a_learned_member_is_asked_when_the_given_one_is_gone() -> None:
+    async def scenario(one: FakeGateway, two: FakeGateway, _: Endpoints) -> None:
+        endpoints = of([NOWHERE])
+        endpoints.learn([two.url])
+        two.on(PATH, ok(x="1"))
+        assert await endpoints.ask(PATH, b"{}", repeatable=False) == b'{"x": "1"}'
+        endpoints.close()
+
+    with_two(scenario)
+
+
+def test_a_stream_of_a_member_that_goes_lasts_and_ends_with_the_client() -> None:
+    async def scenario(one: FakeGateway, two: FakeGateway, _: Endpoints) -> None:
+        endpoints = of([NOWHERE])
+        endpoints.learn([two.url])
+        two.on("/v3/other", ok())
+        two.on(PATH, stream({"a": 1}))
+        await endpoints.ask("/v3/other", b"{}", repeatable=True)  # leaves an idle connection
+        async with endpoints.stream(PATH, b"{}") as (server, lines):
+            endpoints.learn([])
+            assert await lines.next() == b'{"a": 1}'
+            assert server.connections == 1
+            with pytest.raises(NotReachedError):
+                await endpoints.ask("/v3/other", b"{}", repeatable=True, timeout=0.1)
+            endpoints.close()
+            with pytest.raises(ExchangeError):
+                await lines.next()
+        assert server.connections == 0
+
+    with_two(scenario)
