@@ -138,6 +138,22 @@ def test_what_no_member_says_is_no_frame(name: str) -> None:
         decode_frame(BAD_FRAMES[name])
 
 
+NUMBERS = [
+    (frame, field.name)
+    for frame in FRAMES
+    if type(frame) in RAFT_MESSAGES
+    for field in msgspec.structs.fields(frame)
+    if field.type is int
+]
+
+
+@pytest.mark.parametrize("bad", [-1, INT_MAX + 1])
+@pytest.mark.parametrize(("frame", "field"), NUMBERS, ids=[f"{type(frame).__name__} {name}" for frame, name in NUMBERS])
+def test_no_number_of_a_message_is_negative_or_beyond_what_is_counted(frame: Frame, field: str, bad: int) -> None:
+    with pytest.raises(FrameError, match="out of range"):
+        decode_frame(encode(msgspec.structs.replace(frame, **{field: bad})))
+
+
 @pytest.mark.parametrize(
     "bad",
     [
