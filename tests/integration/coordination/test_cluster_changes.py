@@ -59,10 +59,20 @@ def origins() -> Iterator[Origins]:
 
 
 @pytest.fixture(scope="module")
-def three(origins: Origins, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Three]:
+def running(origins: Origins, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Three]:
     with Three(tmp_path_factory.mktemp("three"), extra=origins.pools) as made:
         assert made.serving(), made.said()
         yield made
+
+
+@pytest.fixture
+def three(running: Three) -> Iterator[Three]:
+    """The three, with nothing said of any backend before and after a test."""
+    yield running
+    assert running.serving(), running.said()
+    for name in ("a", "b"):
+        change(running.daemons["n1"], name, weight="file", state="active", cluster=True)
+    assert everywhere(running), running.said()
 
 
 def command(daemon: Daemon, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -81,6 +91,14 @@ def shown(daemon: Daemon, path: str) -> Any:
     with closing(http.client.HTTPConnection(*daemon.admin_address, timeout=30)) as connection:
         connection.request("GET", path)
         return json.loads(connection.getresponse().read())
+
+
+def change(daemon: Daemon, name: str, **body: object) -> None:
+    with closing(http.client.HTTPConnection(*daemon.admin_address, timeout=30)) as connection:
+        path, fields = f"/api/v1/pools/web/backends/{name}", {"Content-Type": "application/json"}
+        connection.request("PATCH", path, json.dumps(body), fields)
+        answer = connection.getresponse()
+        assert answer.status == 200, answer.read()
 
 
 def of_backend(daemon: Daemon, name: str = "a") -> dict[str, Any]:
@@ -109,14 +127,6 @@ def everywhere(three: Three, *, weight: int = 1, drained: bool = False) -> bool:
         return (found["weight"], found["drained"]) == (weight, drained)
 
     return wait_until(lambda: all(holds(daemon) for daemon in three.daemons.values()), EVERYWHERE_WITHIN)
-
-
-def back_to_the_file(three: Three) -> None:
-    """As every test finds it."""
-    daemon = three.daemons["n1"]
-    done(daemon, "undrain", "web", "a", "--cluster")
-    done(daemon, "weight", "web", "a", "file", "--cluster")
-    assert everywhere(three), three.said()
 
 
 def follows_an_operator(three: Three, origins: Origins) -> None:
@@ -150,7 +160,8 @@ def follows_an_operator(three: Three, origins: Origins) -> None:
 
 def test_what_is_said_at_one_is_in_use_at_all_and_no_request_fails(three: Three, origins: Origins) -> None:
     follows_an_operator(three, origins)
-    back_to_the_file(three)
+    assert "weight of its entry again" in done(three.daemons["n2"], "weight", "web", "a", "file", "--cluster")
+    assert everywhere(three), three.said()
     for daemon in three.daemons.values():
         assert served(daemon) == {"a": 10, "b": 10}
 
@@ -170,7 +181,8 @@ def test_it_is_shown_to_be_the_clusters(three: Three) -> None:
     assert "3 (cluster, file 1)" in told
     assert "drained in the whole cluster" in told
     assert of_backend(second, "b")["weight_by"] is None
-    back_to_the_file(three)
+    change(first, "a", weight="file", state="active", cluster=True)
+    assert everywhere(three), three.said()
     assert shown(second, "/api/v1/config")["differs"] == []
 
 
@@ -189,7 +201,7 @@ def test_a_command_for_one_balancer_that_could_do_nothing_is_refused(three: Thre
     assert wait_until(lambda: not of_backend(first)["drained"], EVERYWHERE_WITHIN)
     assert of_backend(second)["drained_by"] == ["balancer"]
     done(second, "undrain", "web", "a")
-    back_to_the_file(three)
+    assert not of_backend(second)["drained"]
 
 
 def test_a_backend_that_no_balancer_has_is_told(three: Three) -> None:
@@ -220,7 +232,6 @@ def test_a_reload_with_another_entry_and_one_that_discards_leave_what_the_cluste
         daemon.write(three.configuration("n1"))
         done(daemon, "reload")
     assert served(daemon) == {"b": 20}, "it came back, and is drained"
-    back_to_the_file(three)
 
 
 def test_it_holds_over_a_kill_of_everybody_before_the_cluster_answers(three: Three) -> None:
@@ -241,8 +252,8 @@ def test_it_holds_over_a_kill_of_everybody_before_the_cluster_answers(three: Thr
     three.start("n2")
     assert three.serving(), three.said()
     assert [served(daemon) for daemon in three.daemons.values()] == [{"b": 20}] * 3
-    done(alone, "weight", "web", "b", "file", "--cluster")
-    back_to_the_file(three)
+    for name in ("a", "b"):
+        change(alone, name, weight="file", state="active", cluster=True)
     assert wait_until(lambda: not any(path.exists() for path in saved), PATIENCE)
 
 
@@ -273,7 +284,8 @@ def test_without_a_quorum_it_is_refused_in_words_and_traffic_flows(three: Three)
         load.stop()
         assert load.failures == []
     assert three.serving(), three.said()
-    back_to_the_file(three)
+    done(alone, "undrain", "web", "a", "--cluster")
+    assert everywhere(three), three.said()
 
 
 def test_a_balancer_without_coordination_says_so(origins: Origins, tmp_path: Path) -> None:
@@ -300,4 +312,5 @@ def test_three_balancers_of_one_etcd_do_the_same(origins: Origins, tmp_path: Pat
             assert served(daemon, 40) == {"a": 30, "b": 10}
         etcd.restart()
         assert three.serving(), three.said()
-        back_to_the_file(three)
+        change(three.daemons["n2"], "a", weight="file", cluster=True)
+        assert everywhere(three), three.said()
