@@ -1,14 +1,15 @@
 """When every backend is probed next, and how many probes run at a time.
 
 Law: a configured slot either stands in the heap with the time of its next probe, or its probe runs; never both, so
-no slot is ever probed twice at once. Probes start in slices, a few per turn of the loop, in the order in which they
-are due: 10,000 first probes at once stall nothing, and when the loop is behind they are what waits.
+no slot is ever probed twice at once. What else stands in the heap is of slots that were dropped, and passed over.
+Probes start in slices, a few per turn of the loop, in the order in which they are due: 10,000 first probes at once
+stall nothing, and when the loop is behind they are what waits.
 """
 
 import asyncio
 import heapq
 import math
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from itertools import count
 from random import Random
@@ -27,6 +28,10 @@ BUSY: Final = 0.008
 """Seconds: after a turn that took longer only one probe is started, until those that run get on."""
 TICK: Final = 0.005
 """Seconds: the probes due within one are started together, since waking up for each costs more than it is worth."""
+LEFT_BEHIND: Final = 1000
+"""Entries of dropped slots that may stand in the heap beside as many as there are others."""
+SPREAD_LEAST: Final = 0.1
+"""Of the delay that is wanted: the least that a slot waits for its second probe."""
 
 Probe = Callable[[Target, HealthCheck, Tls | None], Coroutine[Any, Any, ProbeResult]]
 
@@ -48,14 +53,18 @@ class Check(NamedTuple):
 
 
 class _Entry:
-    """A configured slot. `due`: when it is probed next; while its probe runs, when that was due."""
+    """A configured slot. `due`: when it is probed next; while its probe runs, when that was due.
 
-    __slots__ = ("check", "due", "task")
+    `together`: it was added with others and not probed yet, so that they would stay in step.
+    """
 
-    def __init__(self, check: Check, due: float) -> None:
+    __slots__ = ("check", "due", "task", "together")
+
+    def __init__(self, check: Check, due: float, *, together: bool = False) -> None:
         self.check = check
         self.due = due
         self.task: asyncio.Task[ProbeResult] | None = None
+        self.together = together
 
 
 def _ignore(_slot: int, _evidence: str) -> None:
@@ -119,6 +128,30 @@ class HealthSchedule:
         heapq.heapify(self._heap)
         self._wake()
 
+    def add(self, checks: Iterable[Check]) -> None:
+        """Probe these slots as well, at once, and then spread over the interval; no change for those there are.
+
+        O(k log n).
+        """
+        now = self._now()
+        for check in checks:
+            if check.slot not in self._entries:
+                entry = self._entries[check.slot] = _Entry(check, now, together=True)
+                if check.slot not in self._running:  # else its end plans the new entry
+                    heapq.heappush(self._heap, (now, next(self._numbers), entry))
+        self._wake()
+
+    def drop(self, slots: Iterable[int]) -> None:
+        """Probe these slots no more. What runs for them is cancelled and not told. O(k), now and then O(n)."""
+        for slot in slots:
+            self._entries.pop(slot, None)
+            running = self._running.get(slot)
+            if running is not None and running.task is not None:
+                running.task.cancel()
+        if len(self._heap) > 2 * len(self._entries) + LEFT_BEHIND:
+            self._heap = [item for item in self._heap if self._entries.get(item[2].check.slot) is item[2]]
+            heapq.heapify(self._heap)
+
     async def run(self) -> None:
         """Probe until cancelled; then cancel the probes that run and wait for their end."""
         loop = asyncio.get_running_loop()
@@ -145,6 +178,8 @@ class HealthSchedule:
                 return False
             entry = heapq.heappop(heap)[2]
             check = entry.check
+            if self._entries.get(check.slot) is not entry:
+                continue
             entry.task = loop.create_task(self._probe(check.target, check.health_check, check.tls))
             running[check.slot] = entry
             entry.task.add_done_callback(partial(self._ended, entry))
@@ -184,10 +219,17 @@ class HealthSchedule:
             current = self._entries.get(slot)
             if current is not None:
                 if current is entry:
-                    entry.due = self._now() + entry.check.tracker.next_delay(self._rng)
+                    entry.due = self._now() + self._delay(entry)
                 heapq.heappush(self._heap, (current.due, next(self._numbers), current))
                 if current.due + TICK < self._wakes_at:
                     self._wake()
+
+    def _delay(self, entry: _Entry) -> float:
+        delay = entry.check.tracker.next_delay(self._rng)
+        if entry.together:
+            entry.together = False
+            delay *= max(SPREAD_LEAST, self._rng.random())
+        return delay
 
 
 def _is_same(old: Check, new: Check) -> bool:

@@ -112,6 +112,8 @@ class Supervisor:
         self._member = ClusterMember(embedded, config.log, self._view.counted) if embedded else None
         self._member_task: asyncio.Task[None] | None = None
         parts = self._parts = join(config.coordination, self._member, self._view.counted, runtime.path)
+        if parts and config.coordination and config.coordination.share_checks:
+            parts.share_checks(self._health, self._view.counted)
         found, wide = (parts.discovery, parts.changes) if parts else (None, None)
         self._operator = Operator(runtime.path, self._states, lambda: self._reloader, registered=found, everywhere=wide)
         self._view.show(self._states, self._operator)

@@ -11,7 +11,9 @@ from balancer.daemon.cluster.duties import Duties
 from balancer.daemon.cluster.link import ClusterLink
 from balancer.daemon.cluster.nodes import Nodes
 from balancer.daemon.cluster.shared_changes import SharedChanges
+from balancer.daemon.cluster.shared_checks import SharedChecks
 from balancer.daemon.cluster_member import ClusterMember
+from balancer.daemon.health_watch import HealthWatch
 from balancer.telemetry.aggregate import Aggregate
 
 
@@ -27,8 +29,14 @@ class ClusterParts:
         self.duties = Duties(link, counted)
         self.changes = SharedChanges(link, folder)
         self.discovery = Discovery(link, counted, folder)
+        self._checks: SharedChecks | None = None
         if link.embedded:
             self.duties.add("compaction", Compaction(link.client).work)
+
+    def share_checks(self, health: HealthWatch, counted: Aggregate) -> None:
+        """Divide the health checks among all balancers. Before the first `configure`."""
+        self._checks = SharedChecks(self._link, self.nodes, health, counted)
+        health.share_with(self._checks)
 
     def configure(self, config: Config, backends: Sequence[ResolvedBackend]) -> None:
         """This generation is in use from now on."""
@@ -40,6 +48,8 @@ class ClusterParts:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.nodes.run())
             tasks.create_task(self.duties.run())
+            if self._checks is not None:
+                tasks.create_task(self._checks.run())
             tasks.create_task(self.changes.run())
             tasks.create_task(self.discovery.run())
 

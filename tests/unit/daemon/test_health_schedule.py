@@ -409,8 +409,86 @@ def test_a_result_that_cannot_be_told_does_not_end_the_checks() -> None:
     run(main)
 
 
+# ---- a share of the slots
+
+
+def test_added_slots_are_probed_at_once_and_the_others_when_they_were_due() -> None:
+    async def main(loop: VirtualLoop) -> None:
+        bench = Bench(loop)
+        tracker = Tracker()
+        bench.schedule.configure(checks_of(1, tracker=tracker))
+        more = checks_of(1, 2, tracker=tracker).values()
+        await for_seconds(bench, (1.0, lambda: bench.schedule.add(more)), (4.4, nothing))
+        assert bench.times(1) == [0.0]
+        assert bench.times(2)[0] == pytest.approx(1.0)
+
+    run(main)
+
+
+def test_slots_that_were_added_together_do_not_stay_in_step() -> None:
+    async def main(loop: VirtualLoop) -> None:
+        bench = Bench(loop)
+        bench.schedule.configure({})
+        await for_seconds(bench, (1.0, lambda: bench.schedule.add(checks_of(*range(200)).values())), (8.0, nothing))
+        second = sorted(bench.times(port)[1] - 1.0 for port in range(200))
+        assert second[0] >= 5.0 * 0.9 * health_schedule.SPREAD_LEAST
+        assert second[-1] < 6.0
+        assert second[40] < 1.5  # a fifth of them in the first third: spread over all of it
+        assert second[160] > 3.5
+
+    run(main)
+
+
+def test_dropped_slots_are_probed_no_more_and_what_runs_for_them_is_not_told() -> None:
+    async def main(loop: VirtualLoop) -> None:
+        bench = Bench(loop, takes=2.0)
+        bench.schedule.configure(checks_of(1, 2))
+        await for_seconds(bench, (1.0, lambda: bench.schedule.drop([1, 7])), (20.0, nothing))
+        assert bench.times(1) == [0.0]
+        assert bench.ended[0] == (pytest.approx(1.0), 1)
+        assert {slot for slot, _, _ in bench.results} == {2}
+
+    run(main)
+
+
+def test_a_slot_that_was_dropped_and_added_is_probed_once_at_a_time() -> None:
+    async def main(loop: VirtualLoop) -> None:
+        bench = Bench(loop, takes=2.0)
+
+        def swap() -> None:
+            for _ in range(3):
+                bench.schedule.drop([1])
+                bench.schedule.add(checks_of(1).values())
+
+        bench.schedule.configure(checks_of(1))
+        # While its probe runs, and while it waits for the next.
+        await for_seconds(bench, (1.0, swap), (5.0, swap), (8.0, nothing))
+        assert bench.times(1)[:3] == [0.0, pytest.approx(1.0, abs=0.1), pytest.approx(5.0, abs=0.1)]
+        assert bench.most == 1
+
+    run(main)
+
+
+def test_slots_that_come_and_go_leave_nothing_behind() -> None:
+    async def main(loop: VirtualLoop) -> None:
+        bench = Bench(loop)
+        bench.schedule.configure(checks_of(*range(10)))
+
+        def swap() -> None:
+            for _ in range(3000):
+                bench.schedule.drop([3])
+                bench.schedule.add(checks_of(3).values())
+            assert len(bench.schedule._heap) <= 2 * 10 + health_schedule.LEFT_BEHIND + 1
+
+        await for_seconds(bench, (1.0, swap), (20.0, nothing))
+        assert len(bench.schedule._heap) <= 10
+        assert len(bench.times(3)) >= 3
+
+    run(main)
+
+
 def test_any_history_keeps_the_promises() -> None:
-    """Random configurations: no slot is doubled, no configured slot is forgotten, no other is told."""
+    """Random configurations and shares: no slot is doubled, no configured slot is forgotten, no other is told."""
 
     async def main(loop: VirtualLoop) -> None:
         rng = Random(5)
@@ -424,6 +502,16 @@ def test_any_history_keeps_the_promises() -> None:
 
         def change() -> None:
             nonlocal configured
+            slots = rng.sample(range(12), rng.randrange(1, 6))
+            what = rng.randrange(3)
+            if what == 1:
+                bench.schedule.add(check_of(slot, tracker) for slot in slots)
+                configured = {slot: check_of(slot, tracker) for slot in slots} | configured
+                return
+            if what == 2:
+                bench.schedule.drop(slots)
+                configured = {slot: check for slot, check in configured.items() if slot not in slots}
+                return
             paths = {slot: f"/{rng.randrange(2)}" for slot in rng.sample(range(12), rng.randrange(1, 12))}
             configured = {slot: check_of(slot, tracker, health_check=HealthCheck(path=p)) for slot, p in paths.items()}
             bench.schedule.configure(configured)
