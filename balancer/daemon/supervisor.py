@@ -219,7 +219,7 @@ class Supervisor:
         yield
         self._health.configure(plan.config, plan.backends, plan.files)
         if self._parts is not None:
-            self._parts.configure(plan.config, plan.backends)
+            yield from self._parts.configure(plan.config, plan.backends)
         level = plan.config.log.level
         if level != log_before.level:
             logs.set_level(level)

@@ -1,7 +1,7 @@
 """All that a balancer does in its cluster, as the supervisor starts, configures and ends it."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from balancer.config.model import Config, Coordination, ResolvedBackend
@@ -38,9 +38,9 @@ class ClusterParts:
         self._checks = SharedChecks(self._link, self.nodes, health, counted)
         health.share_with(self._checks)
 
-    def configure(self, config: Config, backends: Sequence[ResolvedBackend]) -> None:
-        """This generation is in use from now on."""
-        self.changes.configure()
+    def configure(self, config: Config, backends: Sequence[ResolvedBackend]) -> Iterator[None]:
+        """This generation is in use from now on. In slices: the loop may go on between any two."""
+        yield from self.changes.configure()
         self.discovery.configure(config, backends)
 
     async def run(self) -> None:

@@ -5,7 +5,7 @@ words. A file in `runtime_dir` keeps them, and counts until the cluster answers.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -67,10 +67,12 @@ class SharedChanges:
         """From now on call `changed(pool, name)` when something else is said of a backend."""
         self._changed = changed
 
-    def configure(self) -> None:
-        """A generation comes into use: whatever is said of its backends holds for them. O(entries)."""
-        for place in self._known.places():
+    def configure(self) -> Iterator[None]:
+        """A generation comes into use: whatever is said of its backends holds for them. O(entries), in slices."""
+        for number, place in enumerate(self._known.places(), start=1):
             self._changed(*place)
+            if number % IN_ONE_TURN == 0:
+                yield
 
     # ---- what is said
 

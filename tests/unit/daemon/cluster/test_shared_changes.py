@@ -158,7 +158,7 @@ def test_what_a_balancer_does_not_have_is_kept_and_told_when_a_generation_comes_
             await written(store, Change(weight=2).to_bytes(), key_of("later", "x/y"))
             await until(lambda: only.used, 0.5)
             only.used.clear()
-            only.changes.configure()
+            list(only.changes.configure())
             assert only.used == [(("later", "x/y"), 2, False)]
 
     run(scenario)
@@ -175,6 +175,9 @@ def test_many_of_them_leave_the_loop_its_turns(tmp_path: Path) -> None:
             await asyncio.sleep(0)
             turns.append(len(only.used))
         assert max(after - before for before, after in pairwise(turns)) <= 100
+        only.used.clear()
+        assert [len(only.used) for _ in only.changes.configure()] == [100, 200, 300, 400]
+        assert len(only.used) == 450
         await only.end()
 
     run(scenario)
@@ -470,7 +473,7 @@ def test_what_was_said_last_holds_over_a_kill_until_the_cluster_answers(tmp_path
             again.begin()
             await asyncio.sleep(30)
             assert again.says() == (None, True)
-            again.changes.configure()
+            list(again.changes.configure())
             assert again.used == [(A, None, True)]
             await first.drain(False)
             assert not (first.folder / FILE).exists()
