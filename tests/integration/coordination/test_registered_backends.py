@@ -46,12 +46,12 @@ def with_pool(name: str) -> dict[str, Any]:
 
 
 class Program:
-    """A program that answers its own name, registers itself with a lease, and keeps that alive.
+    """A program that answers its own name, registers itself with a lease, keeps that alive, and serves on afterwards.
 
-    It serves on when it has left: who has just asked the cluster for a list may not know yet.
+    It registers anew when the lease is lost, as on a machine that does too much at a time.
     """
 
-    def __init__(self, urls: Sequence[str], name: str, *, ttl: float = 2.0, **more: object) -> None:
+    def __init__(self, urls: Sequence[str], name: str, *, ttl: float = 30.0, **more: object) -> None:
         self.name = name
         self.origin = Origin()
         self.origin.fallback = self._answer
@@ -70,12 +70,15 @@ class Program:
 
     async def _live(self) -> None:
         async with Coordination(self._urls) as client:
-            while not self._registered.is_set():
+            while not self._stop.is_set():
                 with suppress(CoordinationError):
                     lease = await client.lease(self._ttl).start()
                     await client.put(PREFIX + self.name, self._value, lease=lease)
                     self._registered.set()
-            await self._stop.wait()
+                    ends = {asyncio.ensure_future(each.wait()) for each in (lease.lost, self._stop)}
+                    _, others = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                    for other in others:
+                        other.cancel()
             if not self._dies:
                 await lease.give_up()
 
@@ -240,7 +243,7 @@ def test_a_program_registers_serves_everywhere_and_leaves_without_a_failed_reque
 ) -> None:
     daemons = [*three.daemons.values()]
     program(urls(three), "a")
-    leaves = program(urls(three), "b")
+    leaves = program(urls(three), "b", ttl=2)
     assert serve(daemons, "a", "b"), three.said()
     with loaded(daemons):
         leaves.leave(in_order=in_order)
@@ -304,11 +307,13 @@ def test_the_examples_of_the_page_work(three: Three, language: str) -> None:
 def test_a_registered_backend_is_drained_weighted_and_told_like_any_other(three: Three, program: Start) -> None:
     daemon = three.daemons["n1"]
     path = "/api/v1/pools/api/backends/a"
-    program(urls(three), "a", ttl=10, weight=3)
-    program(urls(three), "b", ttl=10)
+    program(urls(three), "a", weight=3)
+    program(urls(three), "b")
     assert serve([*three.daemons.values()], "a", "b"), three.said()
     told = backends(daemon)
     assert (told["a"]["source"], told["a"]["weight"], told["a"]["file_weight"]) == ("cluster", 3, None)
+    command = [sys.executable, "-m", "balancer", "status", "--admin", daemon.admin]
+    assert "(cluster)" in subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
     assert call(daemon, "PATCH", path, {"state": "drain"})[0] == 200
     assert serve([daemon], "b"), daemon.stderr
     put(urls(three), "c", "127.0.0.1:1")
@@ -328,7 +333,7 @@ def test_a_registered_backend_is_drained_weighted_and_told_like_any_other(three:
 
 def test_a_value_that_is_wrong_is_told_and_harms_nobody(three: Three, program: Start) -> None:
     daemon = three.daemons["n2"]
-    serves = program(urls(three), "a", ttl=10)
+    serves = program(urls(three), "a")
     assert serve([daemon], "a"), three.said()
     before = len(daemon.events("registration.refused"))
     put(urls(three), "a", "nonsense")
@@ -341,7 +346,7 @@ def test_a_value_that_is_wrong_is_told_and_harms_nobody(three: Three, program: S
 
 def test_a_reload_keeps_what_registered(three: Three, program: Start) -> None:
     daemon = three.daemons["n3"]
-    program(urls(three), "a", ttl=10)
+    program(urls(three), "a")
     assert serve([daemon], "a"), three.said()
     reloads = metric(daemon, "balancer_config_reloads_total")
     generation = metric(daemon, "balancer_config_generation")
@@ -360,7 +365,7 @@ def test_a_reload_keeps_what_registered(three: Three, program: Start) -> None:
 
 def test_registrations_go_on_over_the_deaths_of_members(three: Three, program: Start) -> None:
     daemons = [*three.daemons.values()]
-    program(urls(three), "a", ttl=30)
+    program(urls(three), "a")
     assert serve(daemons, "a"), three.said()
     with loaded(daemons) as go_on:
         for number, victim in enumerate(["a follower", "the leader", "the leader"]):
@@ -369,16 +374,31 @@ def test_registrations_go_on_over_the_deaths_of_members(three: Three, program: S
             name = leader if victim == "the leader" else next(name for name in NAMES if name != leader)
             for pid in members_of(three.daemons[name]):
                 os.kill(pid, signal.SIGKILL)
-            newcomer = program(urls(three), f"b{number}", ttl=30)
+            newcomer = program(urls(three), f"b{number}")
             assert serve(daemons, "a", f"b{number}"), three.said()
             newcomer.leave()
             assert serve(daemons, "a"), three.said()
             go_on(10)
 
 
+def test_workers_that_die_meanwhile_delay_registrations_and_lose_none(three: Three) -> None:
+    daemon = three.daemons["n1"]
+    for number in range(10):
+        for pid in daemon.workers().values():
+            os.kill(pid, signal.SIGKILL)
+        put(urls(three), f"n{number}", "127.0.0.1:1")
+    wanted = {f"n{number}" for number in range(10)}
+    assert wait_until(lambda: set(backends(daemon)) == wanted, PATIENCE), daemon.stderr
+    with named("n0") as origin:
+        for number in range(10):
+            put(urls(three), f"n{number}", f"127.0.0.1:{origin.port}")
+        assert wait_until(lambda: bool(daemon.workers()), PATIENCE)
+        assert serve([daemon], "n0"), daemon.stderr
+
+
 def test_a_member_that_hangs_keeps_its_own_balancer_in_the_past_and_no_other(three: Three, program: Start) -> None:
     daemons = [*three.daemons.values()]
-    serves = program(urls(three), "a", ttl=30)
+    serves = program(urls(three), "a")
     assert serve(daemons, "a"), three.said()
     with loaded(daemons):
         assert wait_until(lambda: three.leader() is not None, PATIENCE)
@@ -424,7 +444,7 @@ def test_with_an_etcd_it_is_the_same(tmp_path: Path, program: Start, version: st
         put(etcd.urls, "a", f"http://127.0.0.1:{origin.port}")
         assert serve([*three.daemons.values()], "a"), three.said()
         with loaded([*three.daemons.values()]):
-            leaves = program(etcd.urls, "b")
+            leaves = program(etcd.urls, "b", ttl=2)
             assert serve([*three.daemons.values()], "a", "b"), three.said()
             leaves.leave(in_order=False)
             assert serve([*three.daemons.values()], "a"), three.said()
