@@ -7,13 +7,13 @@ its leader knows of a lease, and who it is.
 
 import abc
 import asyncio
-from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator
 from random import Random
 from typing import Final, TypeVar
 
 import msgspec
 
+from balancer.consensus.service_turns import Turns
 from balancer.coordination import elections, locks, requests, responses
 from balancer.coordination.checks import check_txn
 from balancer.coordination.command import RegisterSession, RegisterSessionResponse, Request, Ticket
@@ -28,15 +28,12 @@ from balancer.coordination.refusals import (
 from balancer.coordination.revision_log import Changes
 from balancer.coordination.state_machine import StateMachine
 from balancer.coordination.transactions import is_read_only
-from balancer.coordination.waiters import Verdict, Waiters
 from balancer.coordination.watches import WatchHub, WatchStream
 
 ORPHAN_TTL: Final = 60
 """Seconds: the lease of a lock or candidacy that came without one, as in etcd."""
 PROGRESS_EVERY: Final = 600.0
 """Seconds between two notices of progress to watches that asked for them, as in etcd."""
-CONFIRM_AGAIN: Final = 0.1
-"""Seconds between two tries to make sure of a grant that could not be: there was no majority."""
 
 R = TypeVar("R", bound=msgspec.Struct)
 
@@ -50,9 +47,7 @@ class CoordinationService(abc.ABC):
         self._least_ttl = least_ttl
         self.hub = WatchHub(machine.space)
         self.wakers: dict[WatchStream, asyncio.Event] = {}
-        self._waiters = Waiters()
-        self._waiting: dict[locks.Claim, list[asyncio.Future[Verdict]]] = defaultdict(list)
-        self._releases: set[asyncio.Task[object]] = set()
+        self._turns = Turns(lambda: self._machine.space, self.catch_up, self.apply)
 
     # ---- what a subclass gives
 
@@ -86,14 +81,14 @@ class CoordinationService(abc.ABC):
     def changed(self, changes: Changes, revision: int) -> None:
         """An entry was applied. To be called before the next one is: who waits is judged on this state."""
         self.hub.publish(changes)
-        self._decide(self._waiters.applied(self._machine.space, changes))
+        self._turns.changed(changes)
         self.wake()
 
     def replaced(self, machine: StateMachine) -> None:
         """A snapshot took the place of the state."""
         self._machine = machine
         self.hub.restored(machine.space)
-        self._decide(self._waiters.restored(machine.space))
+        self._turns.replaced()
         self.wake()
 
     def wake(self) -> None:
@@ -102,12 +97,6 @@ class CoordinationService(abc.ABC):
             waker = self.wakers.get(stream)
             if waker is not None:
                 waker.set()
-
-    def _decide(self, verdicts: list[Verdict]) -> None:
-        for verdict in verdicts:
-            for turn in self._waiting.pop(verdict.claim, ()):
-                if not turn.done():
-                    turn.set_result(verdict)
 
     # ---- keys
 
@@ -189,7 +178,7 @@ class CoordinationService(abc.ABC):
         lease = await self._session(request.lease)
         response = await self._do(locks.acquire(request.name, lease), responses.TxnResponse)
         claim, held = locks.claimed(request.name, lease, response)
-        verdict = await self._turn_of(claim)
+        verdict = await self._turns.of(claim, held=held)
         if verdict.standing is locks.Standing.LOST:
             raise LOCK_SESSION_EXPIRED.error()
         return responses.LockResponse(response.header if held else self.header(verdict.revision), claim.key)
@@ -207,7 +196,7 @@ class CoordinationService(abc.ABC):
         leader = elections.leader_key(request.name, lease, claim)
         if other_value:
             await self.proclaim(requests.ProclaimRequest(leader, request.value))
-        if (await self._turn_of(claim)).standing is locks.Standing.LOST:
+        if (await self._turns.of(claim, held=False)).standing is locks.Standing.LOST:
             raise ELECTION_SESSION_EXPIRED.error()
         return responses.CampaignResponse(response.header, leader)
 
@@ -251,51 +240,6 @@ class CoordinationService(abc.ABC):
 
     async def _session(self, lease: int) -> int:
         return lease or (await self.lease_grant(requests.LeaseGrantRequest(ORPHAN_TTL))).ID
-
-    async def _turn_of(self, claim: locks.Claim) -> Verdict:
-        """Wait for the verdict. Who is cancelled gives the claim up, in the log as well.
-
-        Without a wait nothing is asked again: the claim was entered after the caller came, and this member applied
-        that. A verdict after a wait is of an entry that may be long past, see `_confirmed`.
-        """
-        standing = self._waiters.wait(self._machine.space, claim)
-        if standing is not locks.Standing.WAITING:
-            return Verdict(claim, standing, self._machine.revision)
-        turn: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
-        waiting = self._waiting[claim]
-        waiting.append(turn)
-        try:
-            return await self._confirmed(await turn)
-        except asyncio.CancelledError:
-            waiting.remove(turn)
-            if not waiting:  # also when it was this one's turn by now: nobody is there to take it
-                if self._waiting.get(claim) is waiting:
-                    del self._waiting[claim]
-                self._waiters.give_up(claim)
-                release = asyncio.ensure_future(self.apply(locks.release(claim)))
-                self._releases.add(release)
-                release.add_done_callback(self._released)
-            raise
-
-    async def _confirmed(self, verdict: Verdict) -> Verdict:
-        """A verdict that is true now, by all that was done anywhere before it came (etcd-io/etcd#11408).
-
-        This member may have been stopped or cut off: in entries that it has not seen yet the owner's lease may have
-        ended, and another one got the lock. A loss is final. Without a majority the wait goes on.
-        """
-        while verdict.standing is locks.Standing.HELD:
-            try:
-                await self.catch_up()
-            except CoordinationError:
-                await asyncio.sleep(CONFIRM_AGAIN)
-                continue
-            return Verdict(verdict.claim, locks.standing(self._machine.space, verdict.claim), self._machine.revision)
-        return verdict
-
-    def _released(self, task: "asyncio.Task[object]") -> None:
-        self._releases.discard(task)
-        if not task.cancelled():
-            task.exception()  # where it could not be given up, its lease ends it
 
     # ---- members: nothing to change where there is no cluster
 

@@ -9,7 +9,7 @@ from unittest.mock import patch
 import msgspec
 import pytest
 
-from balancer.consensus import member_service, service
+from balancer.consensus import member_service, service_turns
 from balancer.consensus.driver import Driver
 from balancer.consensus.member_service import MemberService
 from balancer.consensus.replica import Replica
@@ -105,7 +105,7 @@ def run(scenario: Callable[[Services], Awaitable[None]]) -> None:
         services = Services()
         with (
             patch.object(member_service, "monotonic", lambda: services.trio.now),
-            patch.object(service, "CONFIRM_AGAIN", 0.0),
+            patch.object(service_turns, "CONFIRM_AGAIN", 0.0),
         ):
             async with asyncio.timeout(DEADLINE):
                 await scenario(services)
