@@ -153,7 +153,7 @@ EJECTIONS_DETECTED = _family(
 HEALTH_CHECKS = _family(
     "balancer_health_checks_total",
     Kind.COUNTER,
-    "Active health checks that ended, by result: passed or failed.",
+    "Results of active health checks, by result: passed or failed; also those that another balancer told.",
     "pool",
     "backend",
     "result",

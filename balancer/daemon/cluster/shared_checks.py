@@ -187,7 +187,8 @@ class SharedChecks:
 
     def _candidates(self, name: str, pool: _Pool) -> tuple[str, ...]:
         """Those that live and check this pool as we do."""
-        return tuple(node for node, info in self._nodes.live.items() if info.pools.get(name) == pool.terms.digest)
+        digest = pool.terms.digest
+        return tuple(sorted(node for node, info in self._nodes.live.items() if info.pools.get(name) == digest))
 
     def _divide(self, waiting: Sequence[tuple[_Pool, _Backend]]) -> None:
         now, begin = self._now(), []

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from balancer.config.model import Backend, HealthCheck, Pool
 from balancer.daemon.cluster import nodes
-from balancer.daemon.cluster.check_results import PREFIX, Place, key_of, publication_in
+from balancer.daemon.cluster.check_results import PREFIX, Place, Result, key_of, publication_in, value_of
 from balancer.resilience.health import Health
 from balancer.telemetry import events
 from tests.unit.daemon.cluster.sharing_balancers import (
@@ -519,7 +519,16 @@ def test_values_that_cannot_be_read_are_told_once_and_passed_over() -> None:
     run(scenario)
 
 
-def test_results_of_one_that_does_not_own_the_backend_count_for_nothing() -> None:
+def lies(value: bytes, digest: str | None = None) -> bytes:
+    """The same backends, all of them failing for long and with newer results."""
+    said = publication_in(value)
+    failing = [
+        Result(each.backend, each.address, False, "lies", 9, each.count + 100) for each in said.results
+    ]  # fmt: skip
+    return value_of(digest or said.digest, said.incarnation, failing)
+
+
+def test_results_count_only_of_whom_owns_the_backend_and_checks_it_alike() -> None:
     async def scenario(store: Store) -> None:
         world = World()
         async with sharing(store, world, "n1", "n2", "n3") as (first, second, third):
@@ -527,14 +536,16 @@ def test_results_of_one_that_does_not_own_the_backend_count_for_nothing() -> Non
             port = next(port for port in PORTS if by[port] == "n2")
             value = next(value for key, value in (await stored(store)).items() if "/n2/" in key)
             client, _ = store.client()
-            await client.put(
-                key_of(Place("n3", "web", 9)), value.replace(b"true", b"false").replace(b'"200"', b'"lies"')
-            )
-            await client.put(key_of(Place("n2", "web", 9)), value.replace(b'"digest":"', b'"digest":"x'))
+            await client.put(key_of(Place("n3", "web", 9)), lies(value))
+            await client.put(key_of(Place("n2", "web", 9)), lies(value, digest="another"))
+            await client.put(key_of(Place("n2", "other", 9)), lies(value))
+            await client.put(key_of(Place("strange", "web", 9)), lies(value))
             await asyncio.sleep(1.0)
-            await client.close()
             assert first.health()[port] is Health.HEALTHY
             assert divided([first, second, third])
+            await client.put(key_of(Place("n2", "web", 9)), lies(value))  # so it is not for another reason
+            await until(lambda: first.health()[port] is Health.UNHEALTHY, 0.1)
+            await client.close()
 
     run(scenario)
 
