@@ -10,10 +10,10 @@ from collections.abc import Awaitable, Callable, Collection
 import msgspec
 
 from balancer.config.model import Config, ResolvedBackend
-from balancer.daemon.cluster.registrations import BACKENDS_MAX
 from balancer.daemon.resolve import Resolution, is_name, with_slots
 from balancer.daemon.shared_memory import (
     CONNECTION_COLUMNS,
+    REGISTERED_MAX,
     Allocator,
     Area,
     SharedMemory,
@@ -31,7 +31,7 @@ ADDRESSES_OF_A_NAME = 16  # for which there is room; each is a backend with a co
 def room_for(config: Config) -> int:
     """How many backends there may be at a time, by the file at the start. O(backends)."""
     written = sum(ADDRESSES_OF_A_NAME if is_name(one) else 1 for pool in config.pools for one in pool.backends)
-    return written + BACKENDS_MAX * sum(pool.backends_from is not None for pool in config.pools)
+    return written + REGISTERED_MAX * sum(pool.backends_from is not None for pool in config.pools)
 
 
 class Columns:

@@ -19,6 +19,7 @@ _LINE = 64  # bytes of a cache line
 CONNECTION_COLUMNS = 256  # column 0 counts all client connections, the others those of one listener each
 ROWS_MIN = 16  # reloads may raise the number of workers so far without a new memory
 BACKEND_COLUMNS_MIN = 1024  # reloads may add backends to a small file without a new memory
+REGISTERED_MAX = 1000  # backends that register themselves in one pool, each with a column from the start
 
 
 class Area(IntEnum):

@@ -27,7 +27,7 @@ from balancer.daemon import privileges, runtime_dir
 from balancer.daemon.account_change import change_user
 from balancer.daemon.bindings import Bindings
 from balancer.daemon.children import RefusedError, WorkerError
-from balancer.daemon.cluster.parts import join
+from balancer.daemon.cluster.joining import join
 from balancer.daemon.cluster_member import ClusterMember
 from balancer.daemon.columns import Columns, room_for
 from balancer.daemon.files import FilesError, read_files

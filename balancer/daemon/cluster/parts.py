@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from balancer.config.model import Config, Coordination, ResolvedBackend
+from balancer.config.model import Config, ResolvedBackend
 from balancer.daemon.cluster.compaction import Compaction
 from balancer.daemon.cluster.discovery import Discovery
 from balancer.daemon.cluster.duties import Duties
@@ -12,7 +12,6 @@ from balancer.daemon.cluster.link import ClusterLink
 from balancer.daemon.cluster.nodes import Nodes
 from balancer.daemon.cluster.shared_changes import SharedChanges
 from balancer.daemon.cluster.shared_checks import SharedChecks
-from balancer.daemon.cluster_member import ClusterMember
 from balancer.daemon.health_watch import HealthWatch
 from balancer.telemetry.aggregate import Aggregate
 
@@ -57,12 +56,3 @@ class ClusterParts:
         """Leave the cluster in order."""
         self.changes.close()
         await self._link.close()
-
-
-def join(
-    settings: Coordination | None, member: ClusterMember | None, counted: Aggregate, folder: Path
-) -> ClusterParts | None:
-    """What the configuration asks for; None = this balancer is on its own. `folder` keeps what is known of others."""
-    if settings is None:
-        return None
-    return ClusterParts(ClusterLink(settings, None if member is None else member.url), counted, folder)

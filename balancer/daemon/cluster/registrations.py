@@ -14,9 +14,10 @@ from balancer.config import addresses
 from balancer.config.model import Backend
 from balancer.config.scalars import shown
 from balancer.coordination.responses import KeyValue
+from balancer.daemon.shared_memory import REGISTERED_MAX
 from balancer.errors import BalancerError
 
-BACKENDS_MAX = 1000
+BACKENDS_MAX = REGISTERED_MAX
 """Registered backends in use in one pool: those that registered first."""
 KEYS_MAX = 10_000
 """Keys of one pool that are kept in mind."""
