@@ -1,8 +1,5 @@
 """Fewest exchanges in flight per unit of weight, all workers counted; equals go to the least recently picked.
 
-Who has only a part of its share (slow start, a lowered share) counts as having the missing part of one in flight: idle
-with a twentieth of its weight it stands behind nineteen elsewhere, and not before everybody who has anything to do.
-
 Up to EXACT_MAX backends every count of every worker is read at every pick: a few are looked at one by one, more are
 kept in order by a `LoadOrder`. Above EXACT_MAX the order stays exact in what this worker does and is at most 50 ms
 late in what the others do.
@@ -45,8 +42,7 @@ class LeastConnections:
         """
         self._loads = loads
         self._offset = offset
-        # Backend, slot, weight, what counts as in flight besides; least recently picked first.
-        self._ranked: list[tuple[BackendState, int, int, float]] = []
+        self._ranked: list[tuple[BackendState, int, int]] = []  # backend, slot, weight; least recently picked first
         self._order: LoadOrder | None = None  # instead of _ranked, above SCAN_MAX
 
     def rebuild(self, eligible: Sequence[BackendState], weights: Sequence[int]) -> None:
@@ -54,8 +50,8 @@ class LeastConnections:
         if self._order is not None:
             before = self._order.least_recently_picked()
         else:
-            before = [backend for backend, *_ in self._ranked]
-        entries = list(zip(eligible, weights, _missing(eligible, weights), strict=True))
+            before = [backend for backend, _, _ in self._ranked]
+        entries = list(zip(eligible, weights, strict=True))
         if before:
             rank = {backend: place for place, backend in enumerate(before)}
             entries.sort(key=lambda entry: rank.get(entry[0], -1))
@@ -66,7 +62,7 @@ class LeastConnections:
             self._ranked = []
             self._order = LoadOrder(self._loads, entries, AGE_MAX if len(entries) > EXACT_MAX else 0.0)
         else:
-            self._ranked = [(backend, backend.slot, weight, missing) for backend, weight, missing in entries]
+            self._ranked = [(backend, backend.slot, weight) for backend, weight in entries]
             self._order = None
 
     def pick(
@@ -79,8 +75,8 @@ class LeastConnections:
         own, others = self._loads.own, self._loads.others
         best = -1
         best_load = 0.0
-        for index, (backend, slot, weight, count) in enumerate(ranked):
-            count += own[slot]
+        for index, (backend, slot, weight) in enumerate(ranked):
+            count = own[slot]
             for row in others:
                 count += row[slot]
             # Division rounds correctly, so loads are equal exactly where the fractions are (below 2**26 each).
@@ -104,10 +100,3 @@ class LeastConnections:
         """Its in-flight cell was lowered. O(log n), amortised."""
         if self._order is not None:
             self._order.count_again(backend)
-
-
-def _missing(eligible: Sequence[BackendState], weights: Sequence[int]) -> list[float]:
-    """The part of its share that each has not got, 0 to 1; `weights` are scaled by the shares. O(n)."""
-    shares = [weight / backend.weight for backend, weight in zip(eligible, weights, strict=True)]
-    top = max(shares, default=1.0)
-    return [1.0 - share / top for share in shares]

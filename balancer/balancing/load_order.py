@@ -36,17 +36,13 @@ Reading = bytes | list[int]
 
 
 class _WeightClass:
-    """The backends of one weight and one missing part of their share, which counts as so many in flight.
+    """The backends of one weight. `heap` holds one entry that counts for each of `places`, and old ones."""
 
-    `heap` holds one entry that counts for each of `places`, and old ones.
-    """
+    __slots__ = ("heap", "index", "places", "weight")
 
-    __slots__ = ("heap", "index", "missing", "places", "weight")
-
-    def __init__(self, index: int, weight: int, missing: float) -> None:
+    def __init__(self, index: int, weight: int) -> None:
         self.index = index
         self.weight = weight
-        self.missing = missing
         self.places: list[int] = []
         self.heap: list[Entry] = []
 
@@ -96,23 +92,20 @@ class LoadOrder:
         "_tops",
     )
 
-    def __init__(self, loads: LoadTable, order: Sequence[tuple[BackendState, int, float]], age_max: float) -> None:
-        """`order`: the backends with their weights and what they miss, the least recently picked first; not empty.
-
-        O(n log n).
-        """
+    def __init__(self, loads: LoadTable, order: Sequence[tuple[BackendState, int]], age_max: float) -> None:
+        """`order`: the backends with their weights, the least recently picked first; not empty. O(n log n)."""
         ranked = sorted(enumerate(order), key=lambda item: item[1][0].slot)
-        self._backends = [backend for _, (backend, _, _) in ranked]
+        self._backends = [backend for _, (backend, _) in ranked]
         self._places = {backend: place for place, backend in enumerate(self._backends)}
         self._picked = [rank for rank, _ in ranked]
         self._picks = len(ranked)
         self._counts = [0] * len(ranked)  # own + others
         self._own = [0] * len(ranked)
         self._own_row = loads.own
-        distinct = sorted({(weight, missing) for _, weight, missing in order})
-        self._classes = [_WeightClass(index, weight, missing) for index, (weight, missing) in enumerate(distinct)]
-        classes = dict(zip(distinct, self._classes, strict=True))
-        self._class_of = [classes[weight, missing] for _, (_, weight, missing) in ranked]
+        distinct = {weight for _, weight in order}
+        self._classes = [_WeightClass(index, weight) for index, weight in enumerate(sorted(distinct))]
+        classes = {weight_class.weight: weight_class for weight_class in self._classes}
+        self._class_of = [classes[weight] for _, (_, weight) in ranked]
         for place, weight_class in enumerate(self._class_of):
             weight_class.places.append(place)
         self._filed: list[Entry] = [(0, 0, 0)] * len(ranked)
@@ -194,7 +187,7 @@ class LoadOrder:
             now = (self._counts[place], self._picked[place], place)
             if now == entry:
                 # Division rounds correctly, so loads are equal exactly where the fractions are (below 2**26 each).
-                return (now[0] + weight_class.missing) / weight_class.weight, now[1], place
+                return now[0] / weight_class.weight, now[1], place
             self._filed[place] = now
             heapreplace(heap, now)
 

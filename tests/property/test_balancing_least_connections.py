@@ -72,7 +72,7 @@ def test_own_counts_are_exact_and_no_count_of_others_is_older_than_promised(seed
     backends = make_backends(weights)
     rows = [[0] * count for _ in range(others)]
     loads = LoadTable([0] * count, rows)
-    order = LoadOrder(loads, [(*each, 0.0) for each in zip(backends, weights, strict=True)], 0.045)
+    order = LoadOrder(loads, list(zip(backends, weights, strict=True)), 0.045)
     now = 50.0
     # When and from what the others' sum of each backend changed last.
     changes: list[list[tuple[float, int]]] = [[(0.0, 0)] for _ in range(count)]

@@ -242,19 +242,3 @@ def test_old_entries_do_not_pile_up(count: int) -> None:
         longest = max(longest, *(len(each.heap) for each in pool.strategy._order._classes))
     places = -(-count // 2)
     assert places < longest <= 2 * places + 65
-
-
-@pytest.mark.parametrize("count", SIZES)
-def test_who_has_a_part_of_its_share_stands_behind_those_with_little_to_do(count: int) -> None:
-    pool = Pool([20] * count)
-    slow = pool.backends[0]
-    slow.weight = 20  # as the pool scales it: a twentieth of its share
-    pool.strategy.rebuild(pool.backends, [20] + [400] * (count - 1))
-    for round_number in range(1, 20):
-        for _ in range(count - 1):
-            backend = pool.pick()
-            assert backend is not None
-            assert backend is not slow, "the others have fewer than nineteen in flight"
-            pool.start(backend)
-        assert set(pool.loads.own) == {0, round_number}
-    assert pool.pick() is slow
