@@ -9,10 +9,10 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 TEXT = (PROJECT / "docs" / "acceptance.md").read_text(encoding="utf-8")
-LINES = [f"A{number}" for number in range(1, 11)] + [f"B{number}" for number in range(1, 9)]
+LINES = [*(f"{part}{number}" for part, last in (("A", 10), ("B", 8), ("C", 8)) for number in range(1, last + 1))]
 
 # "## A3 ..." up to the next heading: the line in words, then its proofs as list items with a command in code type.
-SECTIONS = dict(re.findall(r"^## ([AB]\d+)\b(.*?)(?=^## |\Z)", TEXT, re.DOTALL | re.MULTILINE))
+SECTIONS = dict(re.findall(r"^## ([ABC]\d+)\b(.*?)(?=^## |\Z)", TEXT, re.DOTALL | re.MULTILINE))
 PROOFS = [
     (name, command)
     for name, section in SECTIONS.items()
