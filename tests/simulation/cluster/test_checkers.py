@@ -214,6 +214,22 @@ def test_a_planted_double_lock_is_refused() -> None:
         clock.locks.held(b"red", 2, 11)
 
 
+def test_a_planted_double_lock_is_refused_by_the_search() -> None:
+    """A lock as an object of its own, whose state is its holder."""
+    history = [("one", "take", 0.0, 1.0), ("two", "take", 0.5, 6.0), ("one", "let go", 4.0, 5.0)]
+
+    def step(holder: str | None, at: int) -> tuple[bool, str | None]:
+        who, what = history[at][:2]
+        return (holder is None, who) if what == "take" else (holder == who, None)
+
+    def check_lock() -> bool:
+        return linearizable([(called, returned) for _, _, called, returned in history], None, step)
+
+    assert check_lock()
+    history[1] = ("two", "take", 2.0, 3.0)  # while the other holds it
+    assert not check_lock()
+
+
 def test_who_let_go_or_lost_his_lease_holds_nothing() -> None:
     clock = Clock()
     for lease in (1, 2, 3):

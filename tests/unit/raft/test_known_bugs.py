@@ -10,7 +10,7 @@ from balancer.raft.core import Role
 from balancer.raft.limits import Limits
 from balancer.raft.log_entry import Entry, EntryKind, HardState, Membership, SnapshotMark
 from balancer.raft.membership import encode
-from balancer.raft.message import AppendReply, ReadIndexReply, VoteReply
+from balancer.raft.message import AppendReply, Heartbeat, Message, ReadIndexReply, VoteReply
 from balancer.raft.refusals import MembershipRefusedError, SafetyBrokenError
 from tests.unit.raft.memory import Disk, State, records_of
 from tests.unit.raft.messages import append, appended, beat, beaten, chunk, rejected, vote, vote_request
@@ -20,12 +20,16 @@ from tests.unit.raft.test_commit import leader
 # 1: term or vote not persisted, or not in one write (PySyncObj 202, hashicorp/raft 661).
 
 
-@pytest.mark.parametrize("records", [0, 1, 2, 3])
-def test_bug_01_a_crash_at_any_point_of_the_write_never_leads_to_a_second_vote(records: int) -> None:
+@pytest.mark.parametrize(
+    "records", [0, 1, 2, 3, None], ids=lambda records: "all and sent" if records is None else records
+)
+def test_bug_01_a_crash_at_any_point_of_the_write_never_leads_to_a_second_vote(records: int | None) -> None:
     member, sent = alone()
     member.node.step(vote_request(1, (0, 0), sender=2))
     member.take()
-    member.crash(records)
+    if records is None:
+        member.sync()
+    member.crash(records or 0)
     promised = [each.to for each in taken(sent) if isinstance(each, VoteReply) and each.granted]
     member.node.step(vote_request(1, (0, 0), sender=3))
     member.work()
@@ -244,7 +248,13 @@ def test_bug_08_a_leader_begins_its_term_with_an_entry() -> None:
 
 
 def test_bug_08_a_new_leader_answers_no_read_before_its_first_commit() -> None:
-    member = leader(terms=(1, 1))
+    member, _ = alone(terms=(1, 1), hard_state=HardState(1, 0, 1))  # the leader before may have committed the second
+    member.node.campaign()
+    member.node.step(vote(2, pre=True))
+    member.work()
+    member.node.step(vote(2))
+    member.work()
+    assert member.role is Role.LEADER
     member.node.read_index()
     for _ in range(3):
         member.node.tick()
@@ -260,19 +270,23 @@ def test_bug_08_a_late_answer_does_not_confirm_a_later_read() -> None:
     member = leader()
     member.node.step(appended(1, 1))
     member.work()
+    sent: list[Message] = []
+    member.send = sent.append
+    earlier = {0}
     for _ in range(3):
-        before = member.node._core.reads.position
         member.reads.clear()
         member.node.read_index()
         member.work()
-        for late in range(before + 1):
+        asked = {each.read_id for each in taken(sent) if isinstance(each, Heartbeat)}
+        for late in sorted(earlier):
             member.node.step(beaten(1, late, sender=2))
             member.node.step(beaten(1, late, sender=3))
         member.work()
         assert member.reads == []
-        member.node.step(beaten(1, before + 1, sender=2))
+        member.node.step(beaten(1, max(asked), sender=2))
         member.work()
         assert len(member.reads) == 1
+        earlier |= asked
 
 
 def test_bug_08_a_followers_ids_are_not_used_again_after_a_restart() -> None:
@@ -335,6 +349,16 @@ def test_bug_09_the_log_goes_on_exactly_after_the_snapshot() -> None:
         assert network[2].node._core.log.base_term == network[2].disk.mark.term
         network.tick()
         assert network[2].state == network[1].state
+
+
+def test_bug_09_a_snapshot_is_named_after_what_was_applied_whatever_is_committed() -> None:
+    member, _ = alone(limits=Limits(committed_bytes_max=1))
+    member.node.step(append(1, (0, 0), entries_of([1, 1, 1]), commit=3))
+    while member.take():
+        assert member.node.applied_mark().index == member.state.index
+        member.apply()
+        assert member.node.applied_mark().index == member.state.index
+    assert member.state.index == 3
 
 
 def test_bug_09_two_snapshots_that_end_at_the_same_entry_are_not_mixed() -> None:
