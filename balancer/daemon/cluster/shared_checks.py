@@ -300,13 +300,10 @@ class SharedChecks:
     # ---- what this node found out
 
     async def _publish(self, reached: Reached) -> None:
-        outbox, lease_id = self._outbox, 0
+        outbox = self._outbox
         outbox.begin_anew(self._now())
         while True:
             lease, began = self._nodes.lease, self._now()
-            if lease is not None and lease.id != lease_id:
-                lease_id = lease.id
-                outbox.begin_anew(began)
             writes = [] if lease is None else outbox.take(began)
             if not writes or lease is None:
                 await self._wait(inf if lease is None else outbox.due)

@@ -30,12 +30,12 @@ PORTS = range(1, 19)
 
 
 class World:
-    """The backends, by port: which of them fail, and who probed them when. `unable`: nodes that cannot probe."""
+    """The backends, by port: which of them fail, and who probed them when. `unable`: which nodes cannot probe which."""
 
     def __init__(self) -> None:
         self.failing: set[int] = set()
         self.unreachable: dict[str, set[int]] = defaultdict(set)
-        self.unable: set[str] = set()
+        self.unable: set[tuple[str, int]] = set()
         self.probes: list[tuple[float, str, int]] = []
         self.takes = 0.01
 
@@ -45,7 +45,7 @@ class World:
         self.probes.append((now(), node, port))
         await asyncio.sleep(self.takes)
         passed = port not in self.failing and port not in self.unreachable[node]
-        return ProbeResult(passed, "200" if passed else "refused", self.takes, node in self.unable)
+        return ProbeResult(passed, "200" if passed else "refused", self.takes, (node, port) in self.unable)
 
     def since(self, when: float) -> dict[int, list[str]]:
         """By port, who probed it since then."""

@@ -10,10 +10,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from balancer.config.model import Backend, HealthCheck, Pool
+from balancer.consensus.client_errors import NotReachedError
+from balancer.coordination.responses import TxnResponse
 from balancer.daemon.cluster import nodes
 from balancer.daemon.cluster.check_results import PREFIX, Place, Result, key_of, publication_in, value_of
 from balancer.resilience.health import Health
-from balancer.telemetry import events
+from balancer.telemetry import events, metrics
 from tests.unit.daemon.cluster.sharing_balancers import (
     CHECK,
     PATIENCE,
@@ -304,12 +306,39 @@ def test_before_the_cluster_is_reached_everything_is_checked() -> None:
     run(scenario)
 
 
+def test_who_is_none_of_those_that_live_goes_by_its_own_checks_alone() -> None:
+    """Somebody else has its name, so that it cannot tell who counts on it."""
+
+    async def scenario(store: Store) -> None:
+        world = World()
+        async with sharing(store, world, "n2", "n3") as balancers:
+            client, _ = store.client()
+            await client.put(f"{nodes.PREFIX}n1", '{"version": 1}')
+            nameless = Sharing(store, world, "n1")
+            nameless.begin()
+            await asyncio.sleep(PATIENCE + INTERVAL)
+            assert nameless.shown() == (len(PORTS), 0)
+            assert divided(balancers)
+            world.unreachable["n1"] = {4}
+            await until(lambda: nameless.health()[4] is Health.UNHEALTHY, 1.1 * INTERVAL + 2.5)
+            passed = nameless.counted.values(metrics.HEALTH_CHECKS, ("web", "b4", "passed"))[0]
+            await asyncio.sleep(3 * INTERVAL)
+            assert nameless.counted.values(metrics.HEALTH_CHECKS, ("web", "b4", "passed"))[0] == passed
+            assert nameless.health()[4] is Health.UNHEALTHY
+            assert nameless.evidence(4) == "refused"
+            assert {each.health()[4] for each in balancers} == {Health.HEALTHY}
+            await nameless.end()
+            await client.close()
+
+    run(scenario)
+
+
 def test_a_silent_owner_is_done_without_though_it_lives() -> None:
     async def scenario(store: Store) -> None:
         world = World()
         async with sharing(store, world, "n1", "n2") as (first, second):
             share = second.shown()[0]
-            world.unable = {"n2"}
+            world.unable = {("n2", port) for port in PORTS}
             began = now()
             await until(lambda: first.shown() == (len(PORTS), 0), PATIENCE + INTERVAL + 0.5)
             assert first.checks._told_late
@@ -318,6 +347,23 @@ def test_a_silent_owner_is_done_without_though_it_lives() -> None:
             assert second.shown()[0] == share
             probes = [at for at, by, _ in world.probes if at >= began and by == "n1"]
             assert len(probes) < len(PORTS) * (now() - began) / INTERVAL * 1.3  # never more often than on its own
+
+    run(scenario)
+
+
+def test_one_backend_of_which_nothing_new_is_told_is_done_without_its_owner_amid_news_of_others() -> None:
+    async def scenario(store: Store) -> None:
+        world = World()
+        async with sharing(store, world, "n1", "n2") as (first, second):
+            by = owners(world, now() - 1.5 * INTERVAL)
+            port = next(port for port in PORTS if by[port] == "n2")
+            others = first.shown()[1]
+            world.unable = {("n2", port)}
+            began = now()
+            await asyncio.sleep(PATIENCE + INTERVAL)
+            assert set(world.since(began)[port]) == {"n1", "n2"}
+            assert first.shown()[1] == others - 1
+            assert second.shown()[1] == len(PORTS) - second.shown()[0]
 
     run(scenario)
 
@@ -432,6 +478,7 @@ def test_a_backend_that_leaves_is_published_no_more_and_one_that_comes_is_probed
             await asyncio.sleep(0.1)
             assert sorted(set(world.since(began)[77])) == ["n1", "n2"]
             await asyncio.sleep(2 * INTERVAL)
+            assert divided(balancers)
             began = now()
             await asyncio.sleep(2 * INTERVAL)
             found = world.since(began)
@@ -473,6 +520,7 @@ def test_checks_that_are_switched_off_leave_nothing_in_the_cluster() -> None:
             await asyncio.sleep(INTERVAL)
             assert await stored(store) == {}
             assert [each.shown() for each in balancers] == [(0, 0)] * 2
+            assert [each.checks._outbox._chunks for each in balancers] == [{}, {}]
 
     run(scenario)
 
@@ -519,11 +567,11 @@ def test_values_that_cannot_be_read_are_told_once_and_passed_over() -> None:
     run(scenario)
 
 
-def lies(value: bytes, digest: str | None = None) -> bytes:
-    """The same backends, all of them failing for long and with newer results."""
+def lies(value: bytes, digest: str | None = None, *, streak: int = 9, later: int = 100) -> bytes:
+    """The same backends, all of them failing so many times, with newer results."""
     said = publication_in(value)
     failing = [
-        Result(each.backend, each.address, False, "lies", 9, each.count + 100) for each in said.results
+        Result(each.backend, each.address, False, "lies", streak, each.count + later) for each in said.results
     ]  # fmt: skip
     return value_of(digest or said.digest, said.incarnation, failing)
 
@@ -546,6 +594,48 @@ def test_results_count_only_of_whom_owns_the_backend_and_checks_it_alike() -> No
             await client.put(key_of(Place("n2", "web", 9)), lies(value))  # so it is not for another reason
             await until(lambda: first.health()[port] is Health.UNHEALTHY, 0.1)
             await client.close()
+
+    run(scenario)
+
+
+def test_a_result_that_is_told_again_counts_once() -> None:
+    async def scenario(store: Store) -> None:
+        world = World()
+        async with sharing(store, world, "n1", "n2") as (first, _):
+            key, value = next(item for item in (await stored(store)).items() if "/n2/" in item[0])
+            ports = {int(each.backend[1:]) for each in publication_in(value).results}
+            once = publication_in(lies(value, streak=1))
+            client, _ = store.client()
+            for _ in range(5):
+                await client.put(key, value_of(once.digest, once.incarnation, once.results))
+                await asyncio.sleep(0.01)
+            assert all(first.health()[port] is Health.HEALTHY for port in ports)
+            await client.put(key, lies(value, streak=2, later=101))
+            await client.put(key, lies(value, streak=3, later=102))
+            await until(lambda: all(first.health()[port] is Health.UNHEALTHY for port in ports), 0.1)
+            await client.close()
+
+    run(scenario)
+
+
+def test_what_could_not_be_published_is_as_soon_as_the_cluster_answers() -> None:
+    async def scenario(store: Store) -> None:
+        world = World()
+        check = with_check(CHECK, fast_interval=INTERVAL, unhealthy_after=1)
+        async with sharing(store, world, "n1", "n2", config=config_of(check=check)) as (first, second):
+            by = owners(world, now() - 1.5 * INTERVAL)
+            port = next(port for port in PORTS if by[port] == "n1")
+            txn = first.link.client.txn
+
+            async def refused(*_: object, **__: object) -> TxnResponse:
+                raise NotReachedError("not now")
+
+            first.link.client.txn = refused  # type: ignore[method-assign]
+            world.failing = {port}
+            began = await until(lambda: first.health()[port] is Health.UNHEALTHY, 1.1 * INTERVAL + 0.1)
+            await asyncio.sleep(0.3)
+            first.link.client.txn = txn  # type: ignore[method-assign]
+            await until(lambda: second.health()[port] is Health.UNHEALTHY, began + 1.0 - now())
 
     run(scenario)
 
