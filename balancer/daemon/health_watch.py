@@ -112,7 +112,7 @@ class HealthWatch:
 
     def take_in(self, slot: int, passed: bool, evidence: str) -> None:
         """A result that another balancer had."""
-        self._states.checked(slot, passed, evidence)
+        self._states.checked(slot, passed, evidence, own=False)
 
     async def run(self) -> None:
         """Until cancelled."""

@@ -166,13 +166,13 @@ class States:
                 self._happened(place.pool, place.pool.failed(bad.slot, bad.reason, bad.succeeded, now))
         self._send()
 
-    def checked(self, slot: int, passed: bool, evidence: str) -> None:
-        """A health check of the backend in `slot` ended; `evidence` says in words how."""
+    def checked(self, slot: int, passed: bool, evidence: str, *, own: bool = True) -> None:
+        """A health check of the backend in `slot` ended; `evidence` says in words how. `own`: we made it ourselves."""
         place = self._places.get(slot)
         if place is None or slot not in self._checks:
             return
         self._count(metrics.HEALTH_CHECKS, place, "passed" if passed else "failed")
-        happenings = place.pool.checked(slot, passed, evidence, self._now())
+        happenings = place.pool.checked(slot, passed, evidence, self._now(), own=own)
         if happenings:
             self._happened(place.pool, happenings)
             if not self._told_since_tick or any(happening.what in _RULINGS for happening in happenings):

@@ -214,8 +214,11 @@ class PoolStandings:
         self._stir(now)
         return self._decided(self._detector.succeeded(slot, count, first_byte_sum, now), now)
 
-    def checked(self, slot: int, passed: bool, evidence: str, now: float) -> list[Happening]:
-        """An active check ended. A slot that is not ours, or not checked any more, is passed over."""
+    def checked(self, slot: int, passed: bool, evidence: str, now: float, *, own: bool = True) -> list[Happening]:
+        """An active check ended. A slot that is not ours, or not checked any more, is passed over.
+
+        What was not our own says nothing about an ejection: others may reach what our traffic does not.
+        """
         known = self._known.get(slot)
         if known is None or known.tracker is None:
             return []
@@ -232,7 +235,7 @@ class PoolStandings:
         if happenings:
             known.evidence = evidence
             self._judge(known, now)
-        if passed and self._detector is not None and known.tracker.state is Health.HEALTHY:
+        if passed and own and self._detector is not None and known.tracker.state is Health.HEALTHY:
             happenings += self._apply(self._detector.checked_healthy(slot, now), now)
         return happenings + self._settle()
 

@@ -96,6 +96,7 @@ def test_a_client_that_was_given_one_address_learns_the_others_and_outlives_that
     run(scenario)
 
 
+@pytest.mark.full
 def test_the_addresses_of_an_etcd_are_learned_as_well(tmp_path: Path) -> None:
     with Etcd(tmp_path, members=3) as etcd:
 

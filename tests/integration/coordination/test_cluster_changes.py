@@ -186,6 +186,7 @@ def test_it_is_shown_to_be_the_clusters(three: Three) -> None:
     assert shown(second, "/api/v1/config")["differs"] == []
 
 
+@pytest.mark.full
 def test_a_command_for_one_balancer_that_could_do_nothing_is_refused(three: Three) -> None:
     first, second, _ = three.daemons.values()
     done(first, "drain", "web", "a", "--cluster")
@@ -204,12 +205,14 @@ def test_a_command_for_one_balancer_that_could_do_nothing_is_refused(three: Thre
     assert not of_backend(second)["drained"]
 
 
+@pytest.mark.full
 def test_a_backend_that_no_balancer_has_is_told(three: Three) -> None:
     refused = command(three.daemons["n1"], "drain", "web", "nobody", "--cluster")
     assert refused.returncode == 1
     assert "there are: `a`, `b`" in refused.stderr
 
 
+@pytest.mark.full
 def test_a_reload_with_another_entry_and_one_that_discards_leave_what_the_cluster_says(three: Three) -> None:
     daemon = three.daemons["n1"]
     done(daemon, "drain", "web", "a", "--cluster")
@@ -234,6 +237,7 @@ def test_a_reload_with_another_entry_and_one_that_discards_leave_what_the_cluste
     assert served(daemon) == {"b": 20}, "it came back, and is drained"
 
 
+@pytest.mark.full
 def test_it_holds_over_a_kill_of_everybody_before_the_cluster_answers(three: Three) -> None:
     for daemon in three.daemons.values():
         assert served(daemon)["a"]
@@ -296,6 +300,7 @@ def test_a_balancer_without_coordination_says_so(origins: Origins, tmp_path: Pat
         assert set(served(daemon)) == {"a", "b"}
 
 
+@pytest.mark.full
 def test_three_balancers_of_one_etcd_do_the_same(origins: Origins, tmp_path: Path) -> None:
     (tmp_path / "etcd").mkdir()
     with (

@@ -93,6 +93,7 @@ def test_after_a_balancer_died_another_has_its_duty_and_it_counts_as_gone(three:
     assert three.daemons[dead].events("node.name_taken") == []
 
 
+@pytest.mark.full
 def test_a_balancer_that_stops_hands_its_duty_over(three: Three) -> None:
     stopped = settled(three)
     others = {name: daemon for name, daemon in three.daemons.items() if name != stopped}
@@ -107,6 +108,7 @@ def test_a_balancer_that_stops_hands_its_duty_over(three: Three) -> None:
     settled(three)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("after", ["at once", "when it has noticed"])
 def test_a_balancer_without_a_quorum_stops_quickly(three: Three, after: str) -> None:
     stopped = settled(three)  # the one that has the most to give back
@@ -129,6 +131,7 @@ def test_a_balancer_without_a_quorum_stops_quickly(three: Three, after: str) -> 
     settled(three)
 
 
+@pytest.mark.full
 def test_on_an_etcd_balancers_know_each_other_and_its_history_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "etcd").mkdir()
     with Etcd(tmp_path / "etcd") as etcd, Three(tmp_path, etcd=etcd.urls) as three:

@@ -252,6 +252,7 @@ def test_a_program_registers_serves_everywhere_and_leaves_without_a_failed_reque
         assert serve(daemons, "a", "c"), three.said()
 
 
+@pytest.mark.full
 def test_what_is_in_flight_when_a_lease_ends_is_answered(three: Three, program: Start) -> None:
     daemons = [*three.daemons.values()]
     leaves = program(urls(three), "a")
@@ -304,6 +305,7 @@ def test_the_examples_of_the_page_work(three: Three, language: str) -> None:
 # ---- the admin API
 
 
+@pytest.mark.full
 def test_a_registered_backend_is_drained_weighted_and_told_like_any_other(three: Three, program: Start) -> None:
     daemon = three.daemons["n1"]
     path = "/api/v1/pools/api/backends/a"
@@ -344,6 +346,7 @@ def test_a_value_that_is_wrong_is_told_and_harms_nobody(three: Three, program: S
     assert wait_until(lambda: set(backends(daemon)) == {"a", "c"}, PATIENCE)
 
 
+@pytest.mark.full
 def test_a_reload_keeps_what_registered(three: Three, program: Start) -> None:
     daemon = three.daemons["n3"]
     program(urls(three), "a")
@@ -363,6 +366,7 @@ def test_a_reload_keeps_what_registered(three: Three, program: Start) -> None:
 # ---- members that fail
 
 
+@pytest.mark.full
 def test_registrations_go_on_over_the_deaths_of_members(three: Three, program: Start) -> None:
     daemons = [*three.daemons.values()]
     program(urls(three), "a")
@@ -381,6 +385,7 @@ def test_registrations_go_on_over_the_deaths_of_members(three: Three, program: S
             go_on(10)
 
 
+@pytest.mark.full
 def test_workers_that_die_meanwhile_delay_registrations_and_lose_none(three: Three) -> None:
     daemon = three.daemons["n1"]
     for number in range(10):
@@ -396,6 +401,7 @@ def test_workers_that_die_meanwhile_delay_registrations_and_lose_none(three: Thr
         assert serve([daemon], "n0"), daemon.stderr
 
 
+@pytest.mark.full
 def test_a_member_that_hangs_keeps_its_own_balancer_in_the_past_and_no_other(three: Three, program: Start) -> None:
     daemons = [*three.daemons.values()]
     serves = program(urls(three), "a")
@@ -433,7 +439,8 @@ def test_without_a_quorum_traffic_flows_on_also_over_a_restart(three: Three) -> 
 # ---- the same with an etcd
 
 
-@pytest.mark.parametrize("version", ["3.4", pytest.param("3.5", marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("version", ["3.4", "3.5"])
 def test_with_an_etcd_it_is_the_same(tmp_path: Path, program: Start, version: str) -> None:
     (tmp_path / "etcd").mkdir()
     with (

@@ -193,6 +193,7 @@ def test_each_backend_is_probed_once_per_interval_and_not_by_each(three: Three, 
     assert set(checked_by(three.clients["n1"])) == set(backends.ports)
 
 
+@pytest.mark.full
 def test_a_backend_that_dies_and_comes_back_is_known_to_all_with_who_saw_it(three: Three, backends: Backends) -> None:
     port = backends.ports[0]
     by = checked_by(three.clients["n1"])[port]
@@ -210,6 +211,7 @@ def test_a_backend_that_dies_and_comes_back_is_known_to_all_with_who_saw_it(thre
     assert wait_until(lambda: in_state(list(three.daemons.values()), port, "up"), PATIENCE), three.said()
 
 
+@pytest.mark.full
 def test_traffic_flows_and_each_checks_for_itself_while_no_quorum_is_left(three: Three, backends: Backends) -> None:
     daemons = list(three.daemons.values())
     assert wait_until(lambda: is_divided(daemons), PATIENCE), three.said()
@@ -277,6 +279,7 @@ def test_what_a_killed_balancer_checked_is_probed_by_others_within_three_seconds
     assert_probed_once(backends, 10 * INTERVAL)
 
 
+@pytest.mark.full
 def test_the_same_with_an_etcd(tmp_path: Path) -> None:
     require_etcd("3.4")
     folder = tmp_path / "etcd"

@@ -58,10 +58,7 @@ def case(role: str, *states: State, rejoins: bool = False, full: bool = False) -
 
 SMALL = [
     case("leader", State.UP, State.UP, rejoins=True),
-    case("follower", State.STOPPED, State.UP),
-    case("leader", State.UP, State.CUT),
     case("follower", State.CUT, State.STOPPED),
-    case("leader", State.WIPED, State.CUT),
 ]
 # Should all be wiped at once, then no memory of the cluster is left anywhere: that is a first start.
 FULL = [

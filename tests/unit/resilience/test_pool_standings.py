@@ -265,6 +265,17 @@ def test_a_passing_check_ends_a_trial() -> None:
     assert eligible(standings) == "abc"
 
 
+def test_a_check_that_another_balancer_made_ends_no_trial() -> None:
+    standings = standings_of(pool_of(outlier_detection=EJECT, health_check=CHECK))
+    for name in "abc":
+        check(standings, name, True)
+    fail(standings, "a")
+    standings.tick(20.0)
+    assert standings.checked(ord("a"), True, "by n2: status 200", 21.0, own=False) == []
+    assert state(standings, "a") is State.HALF_OPEN
+    assert check(standings, "a", True, now=21.0) == [What.RETURNED]
+
+
 def test_a_half_open_backend_that_is_unhealthy_or_drained_gets_no_trial() -> None:
     standings = standings_of(pool_of(outlier_detection=EJECT, health_check=CHECK))
     for name in "abc":
