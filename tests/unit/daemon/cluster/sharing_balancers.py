@@ -77,10 +77,10 @@ class NotedStates(States):
         )
         self.became: list[tuple[float, int, Health]] = []
 
-    def checked(self, slot: int, passed: bool, evidence: str) -> None:
+    def checked(self, slot: int, passed: bool, evidence: str, *, own: bool = True) -> None:
         tracker = self.checks().get(slot)
         before = tracker and tracker.state
-        super().checked(slot, passed, evidence)
+        super().checked(slot, passed, evidence, own=own)
         if tracker is not None and tracker.state is not before:
             self.became.append((now(), slot, tracker.state))
 
