@@ -478,6 +478,7 @@ def test_a_silent_tunnel_ends(scene: Scene, origin: Origin) -> None:
     assert 0.5 < elapsed_since(start) < 0.6 + SLACK
     line = scene.logged(target="/tunnel/silent")
     assert (line["reason"], line["status"], line["phase"]) == ("tunnel_idle", 101, "tunnel")
+    assert eventually(lambda: ended)
     assert ended[0][0] == b"still here"
 
 

@@ -34,7 +34,7 @@ class PlainLeastConnections:
 
 @pytest.mark.parametrize("count", [5, 40, 64])
 @given(seed=st.integers(0, 10**6), weights_max=st.integers(1, 5), others=st.integers(0, 2))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_picks_are_those_of_a_plain_scan(count: int, seed: int, weights_max: int, others: int) -> None:
     rng = Random(seed)
     weights = [rng.randint(1, weights_max) for _ in range(count)]
@@ -64,7 +64,7 @@ def test_picks_are_those_of_a_plain_scan(count: int, seed: int, weights_max: int
 
 
 @given(seed=st.integers(0, 10**6), others=st.integers(1, 3))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_own_counts_are_exact_and_no_count_of_others_is_older_than_promised(seed: int, others: int) -> None:
     rng = Random(seed)
     count = 3 * load_order.SLICE + 5

@@ -158,6 +158,7 @@ def follows_an_operator(three: Three, origins: Origins) -> None:
         assert served(daemon, 40) == {"a": 30, "b": 10}
 
 
+@pytest.mark.full
 def test_what_is_said_at_one_is_in_use_at_all_and_no_request_fails(three: Three, origins: Origins) -> None:
     follows_an_operator(three, origins)
     assert "weight of its entry again" in done(three.daemons["n2"], "weight", "web", "a", "file", "--cluster")
@@ -166,6 +167,7 @@ def test_what_is_said_at_one_is_in_use_at_all_and_no_request_fails(three: Three,
         assert served(daemon) == {"a": 10, "b": 10}
 
 
+@pytest.mark.full
 def test_it_is_shown_to_be_the_clusters(three: Three) -> None:
     first, second, _ = three.daemons.values()
     done(first, "weight", "web", "a", "3", "--cluster")
@@ -261,6 +263,7 @@ def test_it_holds_over_a_kill_of_everybody_before_the_cluster_answers(three: Thr
     assert wait_until(lambda: not any(path.exists() for path in saved), PATIENCE)
 
 
+@pytest.mark.full
 def test_without_a_quorum_it_is_refused_in_words_and_traffic_flows(three: Three) -> None:
     done(three.daemons["n1"], "drain", "web", "a", "--cluster")
     assert everywhere(three, drained=True), three.said()

@@ -66,6 +66,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Three]:
         yield made
 
 
+@pytest.mark.full
 def test_all_live_and_one_has_the_duty(three: Three) -> None:
     found = settled(three)
     assert {led_at(port) for port in three.clients.values()} == {found}
@@ -73,6 +74,7 @@ def test_all_live_and_one_has_the_duty(three: Three) -> None:
         assert {event["node"] for event in daemon.events("node.joined")} == set(NAMES)
 
 
+@pytest.mark.full
 def test_after_a_balancer_died_another_has_its_duty_and_it_counts_as_gone(three: Three) -> None:
     dead = settled(three)
     others = {name: daemon for name, daemon in three.daemons.items() if name != dead}

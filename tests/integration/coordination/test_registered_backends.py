@@ -237,7 +237,9 @@ def frozen(three: Three, *names: str) -> Iterator[None]:
 # ---- coming and going
 
 
-@pytest.mark.parametrize("in_order", [True, False], ids=["gives its lease back", "stops renewing"])
+@pytest.mark.parametrize(
+    "in_order", [pytest.param(True, marks=pytest.mark.full), False], ids=["gives its lease back", "stops renewing"]
+)
 def test_a_program_registers_serves_everywhere_and_leaves_without_a_failed_request(
     three: Three, program: Start, *, in_order: bool
 ) -> None:
@@ -277,6 +279,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("language", ["sh", "python"])
 def test_the_examples_of_the_page_work(three: Three, language: str) -> None:
     if language == "sh":

@@ -188,6 +188,7 @@ def assert_probed_once(backends: Backends, seconds: float) -> None:
         assert 0.5 * took / INTERVAL <= count <= 1.5 * took / INTERVAL + 1, (port, count, took)
 
 
+@pytest.mark.full
 def test_each_backend_is_probed_once_per_interval_and_not_by_each(three: Three, backends: Backends) -> None:
     assert_probed_once(backends, 10 * INTERVAL)
     assert set(checked_by(three.clients["n1"])) == set(backends.ports)
