@@ -4,7 +4,6 @@ What is looked at is counted anyway; a look costs a microsecond for each backend
 """
 
 import asyncio
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import structlog
@@ -29,21 +28,22 @@ TOLD_EVERY = 10.0  # seconds between two lines of the log about the same backend
 
 
 class _Watched:
-    __slots__ = ("backend", "silence", "told_at")
+    __slots__ = ("silence", "told_at")
 
-    def __init__(self, backend: BackendState) -> None:
-        self.backend = backend
+    def __init__(self) -> None:
         self.silence = Silence()
         self.told_at = float("-inf")
 
 
 class _Pool:
+    """`watched`: those that had something in flight at a look."""
+
     __slots__ = ("after", "looked_at", "plan", "watched")
 
-    def __init__(self, plan: "PoolPlan", after: float, watched: list[_Watched]) -> None:
+    def __init__(self, plan: "PoolPlan", after: float) -> None:
         self.plan = plan
         self.after = after
-        self.watched = watched
+        self.watched: dict[BackendState, _Watched] = {}
         self.looked_at = float("-inf")
 
 
@@ -54,85 +54,93 @@ class SilenceWatch:
         self._loads = loads
         self._registry = registry
         self._pools: list[_Pool] = []
-        self._known: dict[BackendState, _Watched] = {}
         self._next = 0
         self._longest = EVERY  # between two looks at the same pool
 
     def take_over(self, snapshot: "Snapshot") -> None:
-        """This generation is in use. O(backends)."""
-        known, self._known, self._pools, self._next = self._known, {}, [], 0
-        for pool in snapshot.config.pools:
-            plan = snapshot.pools[pool.name]
-            after = _silent_after(pool)
-            members = plan.state.backends if after is not None else ()
-            if after is None or len(members) < 2:
+        """This generation is in use. O(pools), besides the backends of those that are not watched any more."""
+        before = {pool.plan.state: pool for pool in self._pools}
+        self._pools, self._next = [], 0
+        for settings in snapshot.config.pools:
+            plan = snapshot.pools[settings.name]
+            pool = before.pop(plan.state, None)
+            after = _silent_after(settings)
+            if after is not None:
+                pool = pool or _Pool(plan, after)
+                pool.plan, pool.after = plan, after
+                self._pools.append(pool)
+            elif pool is not None:
                 _release(plan)
-                continue
-            watched = [known.get(backend) or _Watched(backend) for backend in members]
-            self._known.update((each.backend, each) for each in watched)
-            self._pools.append(_Pool(plan, after, watched))
-        self._longest = EVERY * (1 + len(self._known) // BACKENDS_PER_LOOK)
+        count = sum(len(pool.plan.state.backends) for pool in self._pools)
+        self._longest = EVERY * (1 + count // BACKENDS_PER_LOOK)
 
     async def run(self) -> None:
         """Look until cancelled."""
+        looked = 0
         while True:
-            await asyncio.sleep(EVERY)
-            self.look(monotonic())
+            await asyncio.sleep(EVERY * max(1.0, looked / BACKENDS_PER_LOOK))
+            looked = self.look(monotonic())
 
-    def look(self, now: float) -> None:
-        """Judge the next pools. O(BACKENDS_PER_LOOK + backends of one pool)."""
+    def look(self, now: float) -> int:
+        """Judge the next pools. O(BACKENDS_PER_LOOK + backends of one pool). Returns how many were looked at."""
         looked = 0
         for _ in range(len(self._pools)):
             pool = self._pools[self._next]
             self._next = (self._next + 1) % len(self._pools)
             self._look_at(pool, now)
-            looked += len(pool.watched)
+            looked += len(pool.plan.state.backends)
             if looked >= BACKENDS_PER_LOOK:
-                return
+                break
+        return looked
 
     def _look_at(self, pool: _Pool, now: float) -> None:
         elapsed = min(now - pool.looked_at, self._longest)
         pool.looked_at = now
         own = self._loads.own
-        silent: list[_Watched] = []
-        for each in pool.watched:
-            silence, backend = each.silence, each.backend
+        members, watched = pool.plan.state.backends, pool.watched
+        if len(watched) > len(members):  # some have left
+            pool.watched = watched = {backend: watched[backend] for backend in members if backend in watched}
+        silent: set[BackendState] = set()
+        held = False
+        for backend in members:
+            held = held or backend.silent
+            each = watched.get(backend)
             in_flight = own[backend.slot]
             if in_flight:
-                silence.look(
+                if each is None:
+                    each = watched[backend] = _Watched()
+                each.silence.look(
                     begun=in_flight + backend.counters.ended(),
                     answered=backend.connections.answered,
                     in_flight=in_flight,
                     elapsed=elapsed,
                     after=pool.after,
                 )
-                if silence.silent:
-                    silent.append(each)
-            else:
-                silence.idle(backend.connections.answered)
-        if silent or any(each.backend.silent for each in pool.watched):
+                if each.silence.silent:
+                    silent.add(backend)
+            elif each is not None:
+                each.silence.idle(backend.connections.answered)
+        if silent or held:
             self._hold_back(pool, silent, now)
 
-    def _hold_back(self, pool: _Pool, silent: list[_Watched], now: float) -> None:
+    def _hold_back(self, pool: _Pool, silent: set[BackendState], now: float) -> None:
         """These get nothing for now; when they are more than half of those in use, the cause is elsewhere."""
         state = pool.plan.state
         in_use = sum(backend.eligible and backend.weight > 0 for backend in state.backends)
-        held = {each.backend for each in silent} if 2 * len(silent) <= in_use else set()
-        changed = [each for each in pool.watched if each.backend.silent != (each.backend in held)]
+        held = silent if 2 * len(silent) <= in_use else set()
+        changed = [backend for backend in state.backends if backend.silent != (backend in held)]
         if not changed:
             return
-        for each in changed:
-            each.backend.silent = each.backend in held
-            self._tell(each, now)
+        for backend in changed:
+            backend.silent = backend in held
+            if backend.silent:
+                self._tell(backend, pool.watched[backend], now)
         state.rebuild()
         line = pool.plan.line
         if line is not None and len(line):
             line.wake(now)
 
-    def _tell(self, each: _Watched, now: float) -> None:
-        backend = each.backend
-        if not backend.silent:
-            return
+    def _tell(self, backend: BackendState, each: _Watched, now: float) -> None:
         self._registry.cells(metrics.BACKEND_SILENCES, backend.pool, backend.name)[0] += 1
         if now - each.told_at >= TOLD_EVERY:
             each.told_at = now
@@ -152,8 +160,8 @@ def _silent_after(pool: model.Pool) -> float | None:
 
 
 def _release(plan: "PoolPlan") -> None:
-    """It may have been watched before."""
-    held: Iterable[BackendState] = [backend for backend in plan.state.backends if backend.silent]
+    """It was watched before."""
+    held = [backend for backend in plan.state.backends if backend.silent]
     for backend in held:
         backend.silent = False
     if held:

@@ -163,3 +163,18 @@ def test_many_backends_are_looked_at_in_turns_and_found_silent_all_the_same() ->
         now += EVERY
         watch.look(now)
     assert [backend for backend in backends if backend.silent] == [backends[-1]]
+
+
+def test_a_look_says_how_many_it_looked_at_so_that_a_large_pool_is_looked_at_less_often() -> None:
+    assert World(3).watch.look(100.0) == 3
+    assert World(3, None).watch.look(100.0) == 0
+
+
+def test_backends_that_left_are_forgotten() -> None:
+    world = World(3)
+    world.wait_at([0, 1, 2], 1)
+    world.look()
+    world.state.backends = tuple(world.backends[:1])
+    world.state.rebuild()
+    world.look()
+    assert list(world.watch._pools[0].watched) == world.backends[:1]
