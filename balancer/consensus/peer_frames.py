@@ -30,6 +30,7 @@ Uuid = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 Address = Annotated[str, msgspec.Meta(min_length=1, max_length=300)]
 Number = Annotated[int, msgspec.Meta(ge=0, le=INT_MAX)]
+LeaseId = Annotated[int, msgspec.Meta(ge=-INT_MAX - 1, le=INT_MAX)]  # clients may choose negative ones
 Words = Annotated[str, msgspec.Meta(max_length=4096)]
 
 
@@ -57,7 +58,7 @@ class KeepAlive(msgspec.Struct, frozen=True, array_like=True, tag="keep_alive"):
     """A follower hands a lease's keep-alive to the leader; without `renew` it only asks how long the lease has."""
 
     request_id: Number
-    lease: Number
+    lease: LeaseId
     renew: bool = True
 
 

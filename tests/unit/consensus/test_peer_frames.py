@@ -67,6 +67,7 @@ FRAMES: list[Frame] = [
     Forward(5, b"command"),
     ForwardReply(5, False, 3, "not the leader"),
     KeepAlive(6, INT_MAX),
+    KeepAlive(6, -INT_MAX),  # clients may choose such leases
     KeepAliveReply(6, 60),
     Change(7, "add", address="10.0.0.4:7001"),
     Change(8, "promote", 12),
