@@ -78,9 +78,7 @@ class Faults:
         self._members = members
         self._names = list(members)
         self._told = told
-        self._stopped: set[str] = set()
         self.recoveries: dict[str, list[float]] = defaultdict(list)  # seconds until all served, by kind
-        self.leaders: set[tuple[int, str]] = set()  # who led, in which term
 
     async def round(self, faults: tuple[Fault, ...]) -> None:
         """Bring them about, end them, and see everybody serve again. Raises MemberFailedError, BrokenLawError."""
@@ -90,11 +88,9 @@ class Faults:
         ends = [await self._begin(fault, victims) for fault, victims in names]
         try:
             proofs = [self._silent(victims) for fault, victims in names if fault.kind in SILENT]
-            full = [self._full(victims) for fault, victims in names if fault.kind == "fill"]
-            rest = asyncio.sleep(max(fault.seconds for fault in faults))
-            await asyncio.gather(*proofs, *(full if len(faults) == 1 else ()), rest)
-            for unused in full if len(faults) > 1 else ():
-                unused.close()
+            if faults[0].kind == "fill" and len(faults) == 1:  # else nobody may be left who takes writes
+                proofs.append(self._full(names[0][1]))
+            await asyncio.gather(*proofs, asyncio.sleep(max(fault.seconds for fault in faults)))
         finally:
             for end in ends:
                 await end()

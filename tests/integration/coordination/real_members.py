@@ -196,8 +196,8 @@ class RealMember:
         """Wait until a write here is acknowledged; after how many seconds it was. Raises MemberFailedError."""
         began = monotonic()
         while await self.put(f"probe/{self.name}") is None:
-            if monotonic() - began > seconds:
-                raise MemberFailedError(f"{self.name} takes no write for {seconds:g} s:\n{self.tail(40)}")
+            if monotonic() - began > seconds or not self.runs:
+                raise MemberFailedError(f"{self.name} takes no write for {seconds:g} s, or ended:\n{self.tail(40)}")
             await asyncio.sleep(0.02)
         return monotonic() - began
 

@@ -86,8 +86,7 @@ class Namespaces:
         _sweep(self._ip)
         self._mark = f"{_PREFIX}-{os.getpid()}-{next(_serial)}"
         self._desk_device = f"blt{os.getpid() % 10**7}d{next(_serial) % 1000}"
-        rng = SystemRandom()
-        net = f"10.{rng.randrange(128, 250)}.{rng.randrange(256)}"
+        net = _unused_net(self._ip)
         self._numbers = {name: number for number, name in enumerate((DESK, *names), 1)}
         self._addresses = {name: f"{net}.{number}" for name, number in self._numbers.items()}
         self.words = f"network namespaces on a bridge, {net}.0/24"
@@ -163,6 +162,16 @@ class Namespaces:
         subprocess.run([self._ip, "link", "del", self._desk_device], capture_output=True, check=False)
         for name in ("hub", *self._numbers):
             subprocess.run([self._ip, "netns", "del", self._space(name)], capture_output=True, check=False)
+
+
+def _unused_net(program: str) -> str:
+    """Its first three numbers: of the range for measurements (RFC 2544), which no real network uses."""
+    done = subprocess.run([program, "-4", "-o", "addr"], capture_output=True, text=True, check=False)
+    rng = SystemRandom()
+    while True:
+        net = f"198.{rng.choice((18, 19))}.{rng.randrange(256)}"
+        if f" {net}." not in done.stdout:
+            return net
 
 
 def _hardware(number: int) -> str:

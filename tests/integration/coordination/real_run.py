@@ -34,7 +34,8 @@ SINGLE_WRITERS, ROAMING_WRITERS, LOCKERS, API_LOCKERS = 3, 2, 2, 1  # eight clie
 PACE = 0.03
 """Mean seconds between two operations of a client: about 200 a second in all."""
 CALM = 1.0
-"""Seconds for which clients go on after the last fault."""
+"""Seconds for which clients go on after the last fault, at least; and until each of SERVED was done once more."""
+SERVED = ("get", "put", "transaction", "locks", "writes under a lock")
 _KEPT = 300  # revisions that are not compacted although all members have told them
 _COMPACT_EVERY = 2.0
 
@@ -51,7 +52,6 @@ class Run:
     faults: Faults | None = None
     kinds: tuple[str, ...] = ()
     finding: Finding | None = None
-    calm: Counter[str] = field(default_factory=Counter)
     terms: int = 0
     failures: int = 0  # processes that ended by themselves
 
@@ -130,8 +130,12 @@ async def _rounds(run: Run, members: RealMembers, rng: Random) -> None:
         if members.problems:
             return
     before = Counter(run.history.counts)
-    await asyncio.sleep(max(CALM, until - monotonic()))
-    run.calm = run.history.counts - before
+    began = monotonic()
+    while min((run.history.counts - before)[kind] for kind in SERVED) < 1 or monotonic() < max(began + CALM, until):
+        if monotonic() > max(began, until) + PATIENCE:
+            raise MemberFailedError(f"after the last fault clients got nothing but {run.history.counts - before}")
+        await asyncio.sleep(0.1)
+    run.told(f"calm since {monotonic() - began:.2f} s: {dict(run.history.counts - before)}")
 
 
 async def _compact(members: RealMembers, tellers: Tellers) -> None:

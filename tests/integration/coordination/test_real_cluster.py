@@ -53,7 +53,6 @@ def test_whatever_happens_to_members_no_answer_is_wrong_and_they_come_back(secon
     assert counts["locks by the API"] >= seconds / 60, run
     assert finding.guarded_writes >= seconds / 10, run
     assert finding.reads >= seconds, run
-    assert min(run.calm[kind] for kind in ("get", "put", "transaction", "locks")) >= 1, run
 
 
 # ---- what would be found: the same judgement over histories that are wrong
