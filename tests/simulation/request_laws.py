@@ -48,6 +48,8 @@ class RequestLaws:
         self._world = worker.world
         self._cells = self._world.memory.row(Area.IN_FLIGHT, worker.number)[: self._world.columns]
         self._line: list[Exchange] = []  # as it was after the last step
+        self._retries: set[Exchange] = set()  # of them
+        self._held_up = False  # somebody who was in front of the retries held up the others until this step
         self._free_since: float | None = None
         self._nobody_since: float | None = None
         self._planned_at = 0.0
@@ -146,6 +148,7 @@ class RequestLaws:
         if len(worker.clients) != len(here) + sum(cells):
             world.broken(f"of {len(worker.clients)} requests {len(here)} wait and {sum(cells)} are in flight")
         self._line = here
+        self._retries = set(line._retries) if line else set()
 
     def _look_at_line(self, here: "list[Exchange]") -> None:
         if here != self._line:
@@ -179,6 +182,10 @@ class RequestLaws:
             self._world.happened["waits"] += 1
             _client(exchange).joined_at = self._world.now
         overtaken: list[Exchange] = []
+        gone = [exchange for exchange in self._line if exchange not in still and not _client(exchange).busy]
+        self._held_up = not self._retries.isdisjoint(gone)
+        if self._held_up:
+            self._free_since = None
         for exchange in self._line:
             client = _client(exchange)
             if exchange not in still:
@@ -213,7 +220,8 @@ class RequestLaws:
             self._world.happened["turn"] += 1
             self._served = True
             overtaken = [other for other in overtaken if not _failed_at(other)]
-            overtaken += [other for other in first_retries if attempt.backend not in _failed_at(other)]
+            if not self._held_up:
+                overtaken += [other for other in first_retries if attempt.backend not in _failed_at(other)]
         if overtaken and not attempt._trial:
             self._world.broken("somebody is served before who came earlier")
 
