@@ -14,6 +14,7 @@ from balancer import __version__
 from balancer.consensus.gateway_errors import JSON, PERMISSION_DENIED, TOO_LARGE, error_answer, opaque, refusal
 from balancer.consensus.gateway_json import Decoder, Encoder, json_value
 from balancer.consensus.gateway_streams import GatewayStreams
+from balancer.consensus.peer_frames import ADDRESS_MAX
 from balancer.consensus.service_face import Service
 from balancer.coordination import requests, responses
 from balancer.coordination.command import RegisterSessionResponse, Ticket
@@ -260,10 +261,15 @@ def _member_routes(service: Service) -> Mapping[str, Route]:
     async def member_list(request: MemberListRequest) -> responses.MemberListResponse:
         return await service.member_list(linearizable=request.linearizable)
 
+    async def member_add(request: requests.MemberAddRequest) -> responses.MemberAddResponse:
+        if any(len(url) > ADDRESS_MAX for url in request.peerURLs):  # no frame would bring it to the leader
+            raise CoordinationError(Code.INVALID_ARGUMENT, f"a peer URL may have {ADDRESS_MAX} characters")
+        return await service.member_add(request)
+
     return {
         "/v3/maintenance/status": _unary(EmptyRequest, status, responses.StatusResponse),
         "/v3/cluster/member/list": _unary(MemberListRequest, member_list, responses.MemberListResponse),
-        "/v3/cluster/member/add": _unary(requests.MemberAddRequest, service.member_add, responses.MemberAddResponse),
+        "/v3/cluster/member/add": _unary(requests.MemberAddRequest, member_add, responses.MemberAddResponse),
         "/v3/cluster/member/remove": _unary(
             requests.MemberChangeRequest, service.member_remove, responses.MembersResponse
         ),

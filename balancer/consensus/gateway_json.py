@@ -1,25 +1,25 @@
 """etcd's JSON and our structs, both ways: protobuf's JSON mapping as etcd's gateway has it (UseProtoNames).
 
 Out: names as in rpc.proto, 64-bit integers as strings, bytes as base64, enums by name, zero values left out.
-In: snake_case or camelCase names, integers as numbers or strings, enums as names or numbers, base64 of both alphabets
-with or without padding, null = absent, unknown names ignored. An enum's unknown number is refused: etcd 3.4 and 3.5
-ignore some and die of others (a range with sort_target 9 ends the process).
+In: snake_case or camelCase names (of both, that one), integers as numbers or strings, enums as names or numbers, base64
+of both alphabets with or without padding, null = absent, unknown names ignored. An enum's unknown number is refused:
+etcd 3.4 and 3.5 ignore some and die of others (a range with sort_target 9 ends the process).
 
 The plan of each struct is made once, when its codec is made; per message there is one pass over its fields.
 """
 
-import base64
 import binascii
 import enum
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from operator import attrgetter
 from types import UnionType
 from typing import Any, Final, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from balancer.consensus.gateway_objects import first_object
+from balancer.consensus.gateway_errors import TOO_LARGE
 from balancer.coordination.errors import Code, CoordinationError
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -27,6 +27,12 @@ S = TypeVar("S", bound=msgspec.Struct)
 DEPTH_MAX: Final = 260
 """Structs inside each other: a transaction may have 128 operations, nested ones included, and each takes two."""
 
+VALUES_MAX: Final = 32_768
+"""Commas and opening brackets in a text: more than any request needs. Making what millions of them stand for would keep
+the member from its other work for longer than an election waits.
+"""
+
+_TRAILING = re.compile(r"trailing characters \(byte ([0-9]+)\)")  # msgspec's words; counted from 1
 _INT = re.compile(r"[ \t\r\n]*(-?(?:0|[1-9][0-9]{0,18}))[ \t\r\n]*")
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 _URL_SAFE = str.maketrans("-_", "+/", "\r\n")
@@ -63,6 +69,8 @@ class Decoder(Generic[S]):
 
 def json_value(text: bytes) -> Any:
     """The JSON value that `text` begins with; {} for nothing and for null. Raises JsonError."""
+    if len(text) > VALUES_MAX and text.count(b",") + text.count(b"{") + text.count(b"[") > VALUES_MAX:
+        raise JsonError(TOO_LARGE)
     try:
         value = msgspec.json.decode(text)
     except msgspec.DecodeError as error:
@@ -74,14 +82,12 @@ def json_value(text: bytes) -> Any:
 
 def _first_value(text: bytes, fault: str) -> Any:
     """The first JSON value of a text that is not one value. `fault`: what is wrong with it."""
-    if not text.strip():
+    if not text.strip(b" \t\r\n"):
         return None
-    first = first_object(text)
-    try:
-        if len(first) < len(text):
-            return msgspec.json.decode(first)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        pass
+    behind = _TRAILING.search(fault)
+    if behind is not None:
+        with suppress(msgspec.DecodeError, RecursionError):
+            return msgspec.json.decode(text[: int(behind[1]) - 1])
     raise JsonError(fault)
 
 
@@ -95,7 +101,7 @@ class _Readers:
     def struct(self, kind: type[msgspec.Struct]) -> Reader:
         if kind in self._structs:
             return self._structs[kind]
-        readers: dict[str, tuple[str, Reader]] = {}
+        readers: dict[str, tuple[str, Reader, str]] = {}  # field, reader, the spelling that counts if it is there
         only_one = kind in self._one_of
 
         def read(value: Any, depth: int) -> Any:
@@ -106,7 +112,7 @@ class _Readers:
             fields = {}
             for name, part in value.items():
                 known = readers.get(name)
-                if known is not None and part is not None:
+                if known is not None and part is not None and not (known[2] and known[2] in value):
                     try:
                         fields[known[0]] = known[1](part, depth + 1)
                     except ValueError as error:
@@ -117,7 +123,9 @@ class _Readers:
 
         self._structs[kind] = read
         for name, hint in get_type_hints(kind).items():
-            readers[name] = readers[_camel(name)] = (name, self._reader(hint))
+            reader, camel = self._reader(hint), _camel(name)
+            readers[name] = (name, reader, camel if camel != name else "")
+            readers[camel] = (name, reader, "")
         return read
 
     def _reader(self, hint: Any) -> Reader:
@@ -170,13 +178,18 @@ def _read_bytes(value: Any, depth: int) -> bytes:
     if type(value) is not str:
         raise ValueError(f"expected base64 in a string, got {_shown(value)}")
     try:
-        return binascii.a2b_base64(value, strict_mode=True)
+        found = binascii.a2b_base64(value, strict_mode=True)
+        if len(found) % 3 or not value.endswith("="):  # Python takes any padding behind what needs none
+            return found
     except ValueError:
-        plain = value.translate(_URL_SAFE)
-        try:
-            return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
-        except ValueError:
-            raise ValueError(f"expected base64, got {_shown(value)}") from None
+        pass
+    plain = value.translate(_URL_SAFE)
+    digits = plain.rstrip("=")
+    padding = "=" * (-len(digits) % 4)
+    if plain in (digits, digits + padding):
+        with suppress(ValueError):
+            return binascii.a2b_base64(digits + padding, strict_mode=True)
+    raise ValueError(f"expected base64, got {_shown(value)}")
 
 
 def _read_bool(value: Any, depth: int) -> bool:
@@ -265,5 +278,8 @@ def _camel(name: str) -> str:
 
 def _shown(value: Any) -> str:
     """A value in an error text, cut short."""
-    text = msgspec.json.encode(value).decode()
+    try:
+        text = msgspec.json.encode(value).decode()
+    except RecursionError:  # it could be read only just, with less on the stack
+        return "what is nested too deeply"
     return text if len(text) <= 60 else f"{text[:57]}..."

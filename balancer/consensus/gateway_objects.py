@@ -6,6 +6,7 @@ Only brackets and strings are looked at: whether an object is well formed is for
 import re
 from collections.abc import Iterator
 
+from balancer.consensus.gateway_errors import TOO_LARGE
 from balancer.coordination.errors import Code, CoordinationError
 
 _SPACE = re.compile(rb"[ \t\r\n]*")
@@ -14,7 +15,10 @@ _INSIDE = re.compile(rb'["\\]')
 
 
 class JsonObjects:
-    """Cuts a stream of JSON objects, with or without white space between them, into its objects."""
+    """Cuts a stream of JSON objects, with or without white space between them, into its objects.
+
+    None may have more than `size_max` bytes, and no more of one is looked at.
+    """
 
     __slots__ = ("_depth", "_in_string", "_position", "_size_max", "_text")
 
@@ -34,7 +38,7 @@ class JsonObjects:
             self._position = 0
             yield found
         if len(self._text) > self._size_max:
-            raise CoordinationError(Code.INVALID_ARGUMENT, "etcdserver: request is too large")
+            raise _too_large()
 
     @property
     def rest(self) -> bytes:
@@ -56,6 +60,8 @@ class JsonObjects:
                 return None
             octet = match[0]
             self._position = match.end()
+            if self._position > self._size_max:
+                raise _too_large()
             if octet == b'"':
                 self._in_string = not self._in_string
             elif octet == b"\\":
@@ -72,9 +78,5 @@ class JsonObjects:
                     return self._position
 
 
-def first_object(text: bytes) -> bytes:
-    """The first object of a text, without what follows it; the whole text if it is not complete."""
-    try:
-        return next(JsonObjects(len(text)).feed(text), text)
-    except CoordinationError:
-        return text
+def _too_large() -> CoordinationError:
+    return CoordinationError(Code.INVALID_ARGUMENT, TOO_LARGE)

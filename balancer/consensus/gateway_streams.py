@@ -146,15 +146,21 @@ async def _nothing() -> None:
 async def _objects(request: Request) -> AsyncGenerator[bytes, None]:
     """The JSON objects of the request's body, as they come. Raises CoordinationError."""
     objects = JsonObjects(OBJECT_MAX)
-    if request.stream is None:
-        for text in objects.feed(request.body):
+    async for piece in _pieces(request):
+        for number, text in enumerate(objects.feed(piece)):
+            if number:
+                await asyncio.sleep(0)  # a piece may hold thousands of them, and others have their turn
             yield text
-    else:
-        async for piece in request.stream:
-            for text in objects.feed(piece):
-                yield text
     if objects.rest:
         raise CoordinationError(Code.INVALID_ARGUMENT, "unexpected EOF")
+
+
+async def _pieces(request: Request) -> AsyncGenerator[bytes, None]:
+    if request.stream is None:
+        yield request.body
+    else:
+        async for piece in request.stream:
+            yield piece
 
 
 async def _answer(pieces: AsyncGenerator[bytes, None], close: Callable[[], Awaitable[None]]) -> Response:

@@ -22,15 +22,16 @@ FRAME_MAX = 2 * 1024 * 1024 + 4096  # an append carries about 1 MiB, a snapshot'
 QUESTION_MAX = 64 * 1024  # an answer with a long list of members
 MAC_SIZE = 16
 INT_MAX = 2**63 - 1
+ADDRESS_MAX = 300  # characters
 
 _LENGTH = struct.Struct("<I")
 _NUMBER = struct.Struct("<Q")
 
 Uuid = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
-Address = Annotated[str, msgspec.Meta(min_length=1, max_length=300)]
+Address = Annotated[str, msgspec.Meta(min_length=1, max_length=ADDRESS_MAX)]
 Number = Annotated[int, msgspec.Meta(ge=0, le=INT_MAX)]
-LeaseId = Annotated[int, msgspec.Meta(ge=-INT_MAX - 1, le=INT_MAX)]  # clients may choose negative ones
+Given = Annotated[int, msgspec.Meta(ge=-INT_MAX - 1, le=INT_MAX)]  # by a client, who may well give a negative one
 Words = Annotated[str, msgspec.Meta(max_length=4096)]
 
 
@@ -58,7 +59,7 @@ class KeepAlive(msgspec.Struct, frozen=True, array_like=True, tag="keep_alive"):
     """A follower hands a lease's keep-alive to the leader; without `renew` it only asks how long the lease has."""
 
     request_id: Number
-    lease: LeaseId
+    lease: Given
     renew: bool = True
 
 
@@ -78,8 +79,8 @@ class Change(msgspec.Struct, frozen=True, array_like=True, tag="change"):
 
     request_id: Number
     kind: ChangeKind
-    member: Number = 0
-    address: Annotated[str, msgspec.Meta(max_length=300)] = ""
+    member: Given = 0
+    address: Annotated[str, msgspec.Meta(max_length=ADDRESS_MAX)] = ""
 
 
 class ChangeReply(msgspec.Struct, frozen=True, array_like=True, tag="changed"):

@@ -15,7 +15,7 @@ from balancer.coordination import requests, responses
 from balancer.coordination.command import RegisterSessionResponse
 from balancer.coordination.errors import Code, CoordinationError
 from balancer.coordination.responses import ResponseHeader, WatchResponse
-from balancer.transport.http_server import Request, Response
+from balancer.transport.http_server import BodyStream, Request, Response
 
 DEADLINE = 10.0
 HEADER = ResponseHeader(1, 2, 3, 4)
@@ -335,6 +335,13 @@ def test_a_body_that_is_no_message_is_400_and_does_not_reach_the_service() -> No
     assert not service.calls
 
 
+def test_an_address_that_no_frame_between_members_takes_does_not_reach_the_service() -> None:
+    for size, status in ((300, 200), (301, 400)):
+        service = ScriptedService(responses.MemberAddResponse())
+        found, _, _ = ask(service, post("/v3/cluster/member/add", b'{"peerURLs":["%b"]}' % (b"h" * size)))
+        assert (found, len(service.calls)) == (status, status == 200)
+
+
 @pytest.mark.parametrize(
     ("data", "status", "text"),
     [
@@ -509,6 +516,25 @@ def test_more_can_be_asked_on_the_stream_of_a_watch_and_a_fault_there_ends_only_
     run(service, talk)
 
 
+def test_many_requests_in_one_piece_of_a_stream_leave_turns_to_others() -> None:
+    async def scenario() -> None:
+        stream = BodyStream(lambda: None)
+        stream.feed(b'{"create_request":{}}' + b"{}" * 300 + b'{"progress_request":{}}')
+        service = ScriptedService()
+        request = Request("POST", "/v3/watch", "1.1", {"host": "localhost"}, b"", stream)
+        task = asyncio.ensure_future(Gateway(service)(request))  # type: ignore[arg-type]
+        turns = 0
+        while len(service.watches.asked) < 2:
+            turns += 1
+            assert turns < 10_000
+            await asyncio.sleep(0)
+        assert turns > 300
+        task.cancel()
+        await asyncio.wait([task])
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("path", ["/v3/watch", "/v3/lease/keepalive"])
 @pytest.mark.parametrize("body", [b"[]", b'{"ID":"x","create_request":{"key":5}}', b'{"ID":7'])
 def test_a_stream_whose_first_request_is_none_is_500_as_in_etcd(path: str, body: bytes) -> None:
@@ -598,6 +624,20 @@ def test_a_client_that_leaves_while_it_waits_for_a_lock_is_withdrawn() -> None:
         await service.waiting.wait()
         writer.close()
         await service.withdrawn.wait()
+
+    service = ScriptedService()
+    run(service, talk)
+
+
+def test_a_client_is_seen_to_leave_also_when_what_it_asks_is_not_read_any_more() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"POST /v3/watch HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for text in (b'{"create_request":{}}', b"[]", *[b" " * 50_000] * 20):
+            writer.write(b"%x\r\n%b\r\n" % (len(text), text))
+        await service.watches.heard(1)
+        await writer.drain()
+        writer.close()
+        await service.watches.closed.wait()
 
     service = ScriptedService()
     run(service, talk)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balancer.consensus.gateway_json import Decoder, Encoder, JsonError
+from balancer.consensus.gateway_json import VALUES_MAX, Decoder, Encoder, JsonError, json_value
 from balancer.coordination import requests, responses
 from balancer.coordination.errors import Code
 from balancer.coordination.requests import (
@@ -130,6 +130,20 @@ def test_names_numbers_and_enums_are_read_in_every_form_that_etcd_takes(text: by
     assert Decoder(RangeRequest).decode(text) == wanted
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"range_end":"Yg==","rangeEnd":"Yw=="}',
+        b'{"rangeEnd":"Yw==","range_end":"Yg=="}',
+        b'{"rangeEnd":"Yw==","range_end":5}',
+        b'{"rangeEnd":"Yg==","range_end":"YQ==","rangeEnd":"Yw=="}',
+    ],
+)
+def test_of_both_spellings_of_a_name_the_camel_case_one_counts_as_in_etcd(text: bytes) -> None:
+    assert Decoder(RangeRequest).decode(text).range_end == b"c"
+    assert Decoder(RangeRequest).decode(text.replace(b'"Yw=="', b"null")).range_end == b""
+
+
 @pytest.mark.parametrize("text", [b"", b"  ", b"null", b"{}", b'{"key":null}'])
 def test_nothing_is_the_empty_message(text: bytes) -> None:
     assert Decoder(PutRequest).decode(text) == PutRequest()
@@ -147,6 +161,12 @@ def test_base64_is_read_in_both_alphabets_with_and_without_padding(text: str) ->
         b'{"key":"!!!"}',
         b'{"key":"Z"}',
         b'{"key":"Zm9v=Zm9v"}',
+        b'{"key":"Zg="}',
+        b'{"key":"Zm9v="}',
+        b'{"key":"Zm9v==="}',
+        b'{"key":"Zm9v===="}',
+        b'{"key":"===="}',
+        b'{"key":"_-8=="}',
         b'{"key":["Zm9v"]}',
         b'{"lease":1.5}',
         b'{"lease":1.0}',
@@ -165,6 +185,7 @@ def test_base64_is_read_in_both_alphabets_with_and_without_padding(text: str) ->
         b'{"key":"Zm9v"',
         b'{"key":"\xff"}',
         b"\xff\xfe",
+        b"\x0b",
         b'{"key":"\\ud800"}',
     ],
 )
@@ -212,6 +233,22 @@ def test_transactions_nest_as_deep_as_operations_are_allowed_and_no_deeper() -> 
     for text in (nested(20_000), b"[" * 100_000, b'{"unknown":' + b"[" * 100_000, b'{"a":' * 50_000):
         with pytest.raises(JsonError):
             decoder.decode(text)
+
+
+def test_a_value_that_is_nested_as_deep_as_can_be_read_is_refused_like_any_other() -> None:
+    for depth in range(600, 1100):
+        for value in (b"[" * depth + b"]" * depth, b'{"a":' * depth + b"1" + b"}" * depth):
+            with pytest.raises(JsonError):
+                Decoder(PutRequest).decode(b'{"lease":%b}' % value)
+
+
+def test_a_text_of_more_values_than_any_request_has_is_refused_before_they_are_made() -> None:
+    for one in (b"{}", b"[]", b'""', b"1"):
+        fits, more = (b'{"x":[%b]}' % b",".join([one] * count) for count in (VALUES_MAX // 2 - 4, VALUES_MAX + 1))
+        assert json_value(fits)
+        with pytest.raises(JsonError, match="etcdserver: request is too large"):
+            json_value(more)
+    assert json_value(b'{"x":"%b"}' % (b"QUJD" * VALUES_MAX))
 
 
 def test_filters_of_a_watch_are_read_by_name_and_number() -> None:

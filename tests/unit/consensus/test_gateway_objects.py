@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balancer.consensus.gateway_objects import JsonObjects, first_object
+from balancer.consensus.gateway_objects import JsonObjects
 from balancer.coordination.errors import Code, CoordinationError
 
 TEXT = b' {"a":"}\\"{\\\\"}\n{}{"b":[{"c":"]"},[]]}\t {"d":"\\u007d"}'
@@ -56,16 +56,18 @@ def test_an_object_that_does_not_end_is_refused_at_its_bound() -> None:
         list(objects.feed(b"x"))
 
 
+@pytest.mark.parametrize("size", [1, 7, 50, 1000])
+def test_an_object_that_is_too_large_is_refused_however_it_comes(size: int) -> None:
+    for text in (b'{"a":"' + b"x" * 93 + b'"}', b'{"a":[' + b"[]" * 46 + b" ]}", b"{" + b" " * 99 + b"}"):
+        objects = JsonObjects(100)
+        with pytest.raises(CoordinationError, match="too large"):
+            for start in range(0, len(text), size):
+                assert not list(objects.feed(text[start : start + size]))
+        assert list(JsonObjects(101).feed(b" " * 7 + text)) == [text]
+
+
 def test_white_space_is_not_kept() -> None:
     objects = JsonObjects(100)
     for _ in range(100):
         assert list(objects.feed(b" \n" * 100)) == []
     assert list(objects.feed(b"{}")) == [b"{}"]
-
-
-@pytest.mark.parametrize(
-    ("text", "first"),
-    [(b'{"a":"}"}{"b"', b'{"a":"}"}'), (b"{} trailing", b"{}"), (b'{"a"', b'{"a"'), (b"[]", b"[]"), (b"", b"")],
-)
-def test_the_first_object_of_a_text(text: bytes, first: bytes) -> None:
-    assert first_object(text) == first

@@ -71,6 +71,7 @@ FRAMES: list[Frame] = [
     KeepAliveReply(6, 60),
     Change(7, "add", address="10.0.0.4:7001"),
     Change(8, "promote", 12),
+    Change(9, "remove", -INT_MAX - 1),  # as a client wrote it; the leader knows no such member
     ChangeReply(7, "etcdserver: member not found"),
 ]
 
