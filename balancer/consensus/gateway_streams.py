@@ -20,6 +20,7 @@ from balancer.coordination.requests import LeaderRequest, WatchCreateRequest
 from balancer.coordination.responses import LeaderResponse, LeaseKeepAliveResponse, WatchResponse
 from balancer.transport.http_server import Request, Response
 
+AT_A_TIME: Final = 16  # objects of one piece, between which nobody else has a turn
 OBJECT_MAX: Final = 64 * 1024  # one request of a stream
 
 
@@ -74,7 +75,7 @@ class GatewayStreams:
         except BaseException:
             await close()
             raise
-        reading = asyncio.create_task(self._ask_on(stream, objects))
+        reading = asyncio.create_task(self._ask_on(stream, objects, request))
         return await _answer(self._watched(stream), close)
 
     async def _ask(self, stream: WatchStream, text: bytes | None) -> None:
@@ -88,12 +89,14 @@ class GatewayStreams:
         elif asked.progress_request is not None:
             await stream.request_progress()
 
-    async def _ask_on(self, stream: WatchStream, objects: AsyncIterator[bytes]) -> None:
+    async def _ask_on(self, stream: WatchStream, objects: AsyncIterator[bytes], request: Request) -> None:
         try:
             async for text in objects:
                 await self._ask(stream, text)
         except CoordinationError:
-            return  # what is behind a fault is not read
+            # What is behind a fault is dropped. Left unread, it would hide that the client leaves.
+            async for _ in _pieces(request):
+                pass
 
     async def _watched(self, stream: WatchStream) -> AsyncGenerator[bytes, None]:
         encode = self._watch_responses.encode
@@ -148,7 +151,7 @@ async def _objects(request: Request) -> AsyncGenerator[bytes, None]:
     objects = JsonObjects(OBJECT_MAX)
     async for piece in _pieces(request):
         for number, text in enumerate(objects.feed(piece)):
-            if number:
+            if number % AT_A_TIME == AT_A_TIME - 1:
                 await asyncio.sleep(0)  # a piece may hold thousands of them, and others have their turn
             yield text
     if objects.rest:

@@ -528,7 +528,7 @@ def test_many_requests_in_one_piece_of_a_stream_leave_turns_to_others() -> None:
             turns += 1
             assert turns < 10_000
             await asyncio.sleep(0)
-        assert turns > 300
+        assert turns > 15
         task.cancel()
         await asyncio.wait([task])
 
